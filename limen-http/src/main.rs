@@ -1,1 +1,2 @@
-fn main(){}
+//! The `limen` program.
+fn main() {}

@@ -1,1 +1,1 @@
-
+//! The shared test harness.

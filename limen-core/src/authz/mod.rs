@@ -1,0 +1,178 @@
+//! May they do it? The one place of policy; the service asks it before every call.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use crate::context::{Action, Actor, Role};
+use crate::model::{OwnerId, UserId, VmId};
+
+/// What an action is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// No single object: a list, or something new of the actor's own.
+    Any,
+    /// A VM and whose it is; none for one that LIMEN did not make.
+    Vm {
+        /// The VM.
+        id: VmId,
+        /// Its owner.
+        owner: Option<OwnerId>,
+    },
+    /// Something that belongs to an owner: an operation.
+    Owned(Option<OwnerId>),
+    /// A user.
+    User(UserId),
+    /// Something of the installation's: an image, a host.
+    Shared,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes.
+    Allow,
+    /// No.
+    Deny,
+    /// No, and the actor may not learn that the object exists: answer "not found".
+    Conceal,
+}
+
+/// What a list may show.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Objects of these owners; `None` is all, also of no owner.
+    pub owners: Option<BTreeSet<OwnerId>>,
+    /// Among them, only these VMs; `None` is all.
+    pub vms: Option<BTreeSet<VmId>>,
+}
+
+impl Scope {
+    /// Everything.
+    pub const ALL: Scope = Scope { owners: None, vms: None };
+
+    /// Nothing.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { owners: Some(BTreeSet::new()), vms: None }
+    }
+
+    /// Whether a thing of `owner`, about `vm`, is in it.
+    #[must_use]
+    pub fn contains(&self, owner: Option<OwnerId>, vm: Option<VmId>) -> bool {
+        let owner_fits = match &self.owners {
+            None => true,
+            Some(owners) => owner.is_some_and(|owner| owners.contains(&owner)),
+        };
+        let vm_fits = match &self.vms {
+            None => true,
+            Some(vms) => vm.is_some_and(|vm| vms.contains(&vm)),
+        };
+        owner_fits && vm_fits
+    }
+}
+
+/// A policy. It decides from what it is given, at once and without I/O.
+pub trait Authz: Debug + Send + Sync + 'static {
+    /// May `actor` do `action` on `resource`?
+    fn decide(&self, actor: &Actor, action: Action, resource: Resource) -> Decision;
+
+    /// What lists may show to `actor`.
+    fn list_scope(&self, actor: &Actor) -> Scope;
+}
+
+/// Allows everything: for a program that is its only user.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllowAll;
+
+impl Authz for AllowAll {
+    fn decide(&self, _: &Actor, _: Action, _: Resource) -> Decision {
+        Decision::Allow
+    }
+
+    fn list_scope(&self, _: &Actor) -> Scope {
+        Scope::ALL
+    }
+}
+
+/// Allows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DenyAll;
+
+impl Authz for DenyAll {
+    fn decide(&self, _: &Actor, _: Action, _: Resource) -> Decision {
+        Decision::Deny
+    }
+
+    fn list_scope(&self, _: &Actor) -> Scope {
+        Scope::nothing()
+    }
+}
+
+/// The policy of the server: roles, and owners who see their own.
+///
+/// | | admin | operator | user | viewer |
+/// |---|---|---|---|---|
+/// | users, audit | yes | | | |
+/// | add and delete images | yes | yes | | |
+/// | read images, hosts, networks | yes | yes | yes | yes |
+/// | see VMs and operations | all | all | own | own |
+/// | power, console, cancel | all | all | own | |
+/// | create VMs | yes | yes | yes | |
+/// | change and delete VMs | all | own | own | |
+///
+/// VMs that LIMEN did not make are seen by admins alone and changed by nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RoleAuthz;
+
+impl Authz for RoleAuthz {
+    fn decide(&self, actor: &Actor, action: Action, resource: Resource) -> Decision {
+        let (role, own_owner, own_user) = match actor {
+            Actor::Anonymous => return if action == Action::Login { Decision::Allow } else { Decision::Deny },
+            Actor::Local | Actor::System(_) => return Decision::Allow,
+            Actor::User { id, role, owner, .. } => (*role, *owner, *id),
+        };
+        if role == Role::Admin {
+            return Decision::Allow;
+        }
+        let own = match resource {
+            Resource::Any | Resource::Shared => true,
+            Resource::Vm { owner, .. } | Resource::Owned(owner) => owner == Some(own_owner),
+            Resource::User(user) => user == own_user,
+        };
+        let unmanaged = matches!(resource, Resource::Vm { owner: None, .. });
+        if unmanaged || (!own && role != Role::Operator) {
+            return Decision::Conceal;
+        }
+        let allowed = match action {
+            Action::Login | Action::Logout | Action::GetMe | Action::ChangePassword => true,
+            Action::ListVms
+            | Action::GetVm
+            | Action::ListImages
+            | Action::GetImage
+            | Action::ListHosts
+            | Action::ListNetworks
+            | Action::ListOperations
+            | Action::GetOperation => true,
+            Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
+            Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
+            Action::AddImage | Action::DeleteImage => role == Role::Operator,
+            Action::ListUsers
+            | Action::GetUser
+            | Action::CreateUser
+            | Action::UpdateUser
+            | Action::DeleteUser
+            | Action::ListAudit => false,
+        };
+        if allowed { Decision::Allow } else { Decision::Deny }
+    }
+
+    fn list_scope(&self, actor: &Actor) -> Scope {
+        match actor {
+            Actor::Anonymous => Scope::nothing(),
+            Actor::Local | Actor::System(_) => Scope::ALL,
+            Actor::User { role: Role::Admin | Role::Operator, .. } => Scope::ALL,
+            Actor::User { owner, .. } => Scope { owners: Some(BTreeSet::from([*owner])), vms: None },
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Who asks, from where, and what for.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::{OwnerId, SessionId, UserId};
+
+/// What a user may do, from most to least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything, on every object.
+    Admin,
+    /// Sees and operates every VM (power, console); creates and deletes none but their own.
+    Operator,
+    /// Creates, changes and deletes their own VMs.
+    User,
+    /// Reads their own VMs.
+    Viewer,
+}
+
+impl Role {
+    /// The role's name on every surface.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Admin => "admin",
+            Role::Operator => "operator",
+            Role::User => "user",
+            Role::Viewer => "viewer",
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Actor {
+    /// Nobody that is known.
+    Anonymous,
+    /// A user with a live session.
+    User {
+        /// The user.
+        id: UserId,
+        /// The user's name, for the audit.
+        name: String,
+        /// The user's role now.
+        role: Role,
+        /// The owner whose objects are the user's own.
+        owner: OwnerId,
+        /// The session that the request came with.
+        session: SessionId,
+    },
+    /// The owner of the data directory, at the command line of the machine itself.
+    Local,
+    /// LIMEN itself: recovery, observer. No door can build it.
+    System(System),
+}
+
+/// A part of LIMEN that acts on its own. It cannot be built outside the library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System(pub(crate) &'static str);
+
+impl Actor {
+    /// A short name for logs and audit records: `user:admin`, `local`, `system:recovery`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Actor::Anonymous => "anonymous".to_owned(),
+            Actor::User { name, .. } => format!("user:{name}"),
+            Actor::Local => "local".to_owned(),
+            Actor::System(System(part)) => format!("system:{part}"),
+        }
+    }
+
+    /// The user behind the actor.
+    #[must_use]
+    pub fn user_id(&self) -> Option<UserId> {
+        match self {
+            Actor::User { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+/// Comes first in every call of [`Limen`](crate::Limen): who asks, from where, under which request id.
+#[derive(Debug, Clone)]
+pub struct Context {
+    actor: Actor,
+    origin: Option<IpAddr>,
+    request_id: String,
+    idempotency_key: Option<String>,
+}
+
+impl Context {
+    /// A context for `actor` with a fresh request id.
+    #[must_use]
+    pub fn new(actor: Actor) -> Self {
+        Self { actor, origin: None, request_id: Uuid::now_v7().to_string(), idempotency_key: None }
+    }
+
+    /// A context for the owner of the machine: the command line, an embedding program.
+    #[must_use]
+    pub fn local() -> Self {
+        Self::new(Actor::Local)
+    }
+
+    pub(crate) fn system(part: &'static str) -> Self {
+        Self::new(Actor::System(System(part)))
+    }
+
+    /// Sets the address that the request came from.
+    #[must_use]
+    pub fn with_origin(mut self, origin: IpAddr) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Sets the request id; it names the request in logs, audit and problem documents.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = id.into();
+        self
+    }
+
+    /// Makes the next mutation that starts an operation repeatable: the same key with the same
+    /// request answers with the same operation for 24 hours; with another request it is a
+    /// [`Conflict`](crate::ErrorKind::Conflict). 1 to 255 visible ASCII characters.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The address that the request came from.
+    #[must_use]
+    pub fn origin(&self) -> Option<IpAddr> {
+        self.origin
+    }
+
+    /// The request id.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The idempotency key.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])+ $action:ident = $name:literal;)+) => {
+        /// What is asked for. The name is the same everywhere: Rust method, OpenAPI `operationId`,
+        /// Python method, audit action.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum Action { $($(#[$doc])+ $action,)+ }
+
+        impl Action {
+            /// Every action.
+            pub const ALL: &'static [Action] = &[$(Action::$action,)+];
+
+            /// The action's name on every surface.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Action::$action => $name,)+ }
+            }
+        }
+    };
+}
+
+actions! {
+    /// Exchange name and password for a session.
+    Login = "login";
+    /// End one's own session.
+    Logout = "logout";
+    /// Read one's own user.
+    GetMe = "get_me";
+    /// Change one's own password.
+    ChangePassword = "change_password";
+    /// List users.
+    ListUsers = "list_users";
+    /// Read a user.
+    GetUser = "get_user";
+    /// Create a user.
+    CreateUser = "create_user";
+    /// Change a user's role, password or disabled flag.
+    UpdateUser = "update_user";
+    /// Delete a user.
+    DeleteUser = "delete_user";
+    /// List VMs.
+    ListVms = "list_vms";
+    /// Read a VM.
+    GetVm = "get_vm";
+    /// Create a VM.
+    CreateVm = "create_vm";
+    /// Change a VM's name, description, labels, autostart, vCPUs or memory.
+    UpdateVm = "update_vm";
+    /// Delete a VM and the volumes it owns.
+    DeleteVm = "delete_vm";
+    /// Start, shut down, power off, reboot, reset, pause, resume or save a VM.
+    ChangePower = "change_power";
+    /// Open a VM's VNC or serial console.
+    OpenConsole = "open_console";
+    /// List images.
+    ListImages = "list_images";
+    /// Read an image.
+    GetImage = "get_image";
+    /// Add an image.
+    AddImage = "add_image";
+    /// Delete an image.
+    DeleteImage = "delete_image";
+    /// List hosts.
+    ListHosts = "list_hosts";
+    /// List a host's networks.
+    ListNetworks = "list_networks";
+    /// List operations.
+    ListOperations = "list_operations";
+    /// Read an operation.
+    GetOperation = "get_operation";
+    /// Cancel an operation.
+    CancelOperation = "cancel_operation";
+    /// Read the audit.
+    ListAudit = "list_audit";
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,1 @@
+//! The libvirt back end.

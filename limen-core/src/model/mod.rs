@@ -1,0 +1,38 @@
+//! The nouns of LIMEN as plain values: no I/O, serde on all of them.
+//!
+//! A *record* is what the Store keeps; a *view* ([`Vm`]) is what a caller gets: record and live
+//! status side by side.
+
+mod audit;
+mod event;
+mod host;
+mod id;
+mod image;
+mod operation;
+mod page;
+mod power;
+mod user;
+mod vm;
+mod volume;
+
+pub use audit::{AuditOutcome, AuditRecord};
+pub use event::{Event, EventNumber, Fact};
+pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
+pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, UserId, VmId, VolumeId};
+pub use image::{Image, ImageFormat, ImagePhase};
+pub use operation::{
+    ActorRef, Journal, Operation, OperationError, OperationKind, OperationState, Progress, StepRecord, StepState,
+};
+pub use page::{Page, PageRequest};
+pub use power::{PowerAction, Transition};
+pub use user::{OwnerRecord, SessionRecord, User};
+pub use vm::{
+    CreateDisk, CreateVm, Disk, DiskMode, Firmware, Iso, Nic, ObservedSpec, UpdateVm, Vm, VmPhase, VmRecord, VmSpec,
+    VmState, VmStatus,
+};
+pub use volume::{VolumeFormat, VolumeRecord};
+
+/// 2^30 bytes.
+pub const GIB: u64 = 1 << 30;
+/// 2^20 bytes.
+pub const MIB: u64 = 1 << 20;

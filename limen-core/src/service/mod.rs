@@ -1,0 +1,7 @@
+//! The service.
+/// The service.
+#[derive(Debug)]
+pub struct Limen;
+/// Builds it.
+#[derive(Debug)]
+pub struct LimenBuilder;
