@@ -210,7 +210,8 @@ pub struct VmStatus {
     pub reason: Option<String>,
     /// The guest's addresses, as far as they are known.
     pub addresses: Vec<Address>,
-    /// Rises with each change of the status.
+    /// Rises with each change of the status; a part of the entity tag.
+    #[serde(skip)]
     pub revision: i64,
 }
 

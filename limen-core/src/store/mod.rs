@@ -85,6 +85,8 @@ pub struct Lease {
     pub holder: Option<String>,
     /// Rises with each renewal: a contender that sees it stand still takes over.
     pub beat: i64,
+    /// When the holder last observed the host in full, so that every process can tell.
+    pub observed_at: Option<OffsetDateTime>,
 }
 
 /// An operation with what the runner keeps of it.
@@ -352,9 +354,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// The operations of a host that are not finished, oldest first.
     async fn unfinished(&self, host: HostId) -> Result<Vec<OperationRow>>;
 
-    /// The newest operation of any state about this VM that made or deleted it: for telling a late
-    /// effect from a foreign VM.
-    async fn last_lifecycle_operation(&self, vm: VmId) -> Result<Option<OperationRow>>;
+    /// The operation that inserted the row of this volume, also after the row is gone, for as long
+    /// as that operation is kept: for telling a late effect from a foreign volume.
+    async fn volume_maker(&self, volume: VolumeId) -> Result<Option<OperationId>>;
 
     /// The volumes of a host.
     async fn volumes(&self, host: HostId) -> Result<Vec<VolumeRecord>>;
@@ -371,8 +373,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Takes the lease over by compare-and-set: none when it is no longer exactly `seen`.
     async fn take_lease(&self, seen: &Lease, holder: &str) -> Result<Option<Lease>>;
 
-    /// Renews a lease: the same with the next beat, or none when it is no longer the caller's.
-    async fn renew_lease(&self, lease: &Lease) -> Result<Option<Lease>>;
+    /// Renews a lease: the same with the next beat and this `observed_at`, or none when it is no
+    /// longer the caller's.
+    async fn renew_lease(&self, lease: &Lease, observed_at: Option<OffsetDateTime>) -> Result<Option<Lease>>;
 
     /// Gives a lease back, so that the next owner need not wait. No effect when it is not the caller's.
     async fn release_lease(&self, lease: &Lease) -> Result<()>;
