@@ -82,6 +82,15 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
 }
 
+impl VmSpec {
+    /// The images that must stay for as long as the VM does: the ISO in the drive, and those under
+    /// linked disks.
+    pub fn needs(&self) -> impl Iterator<Item = ImageId> {
+        let linked = self.disks.iter().filter(|disk| disk.mode == DiskMode::Linked).filter_map(|disk| disk.image);
+        linked.chain(self.iso.iter().map(|iso| iso.image))
+    }
+}
+
 /// What a look at the host shows of the fields that LIMEN models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedSpec {
@@ -120,10 +129,6 @@ pub struct VmRecord {
     pub labels: BTreeMap<String, String>,
     /// The spec as last applied.
     pub spec: VmSpec,
-    /// What the host showed last of the modelled fields; it differs from `spec` after an outside edit.
-    pub observed_spec: Option<ObservedSpec>,
-    /// The hash of the host's inactive definition as last seen; guards changes.
-    pub definition_hash: Option<String>,
     /// Where the record is in its life.
     pub phase: VmPhase,
     /// Whether the host starts the VM when it boots.

@@ -113,7 +113,10 @@ pub enum Expect {
 #[non_exhaustive]
 pub enum Row {
     /// A VM's record. Its name is unique per owner, each of its MACs in the whole Store: else
-    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists).
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists). Every image that its spec needs (see
+    /// [`VmSpec::needs`](crate::model::VmSpec::needs)) must be
+    /// [`Ready`](crate::model::ImagePhase::Ready) when it is inserted: else
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     Vm {
         /// The record as it shall be.
         record: Box<VmRecord>,
@@ -143,7 +146,7 @@ pub enum Row {
     /// A volume goes. No event. No such row is a success.
     VolumeGone(VolumeId),
     /// An image. Its name is unique. To set it
-    /// [`Deleting`](crate::model::ImagePhase::Deleting), no volume of a VM may refer to it: else
+    /// [`Deleting`](crate::model::ImagePhase::Deleting), no VM's spec may need it: else
     /// [`Conflict`](crate::ErrorKind::Conflict).
     Image {
         /// The image as it shall be.
@@ -360,6 +363,9 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// The volumes of a host.
     async fn volumes(&self, host: HostId) -> Result<Vec<VolumeRecord>>;
+
+    /// What an idempotency key stands for: the digest of its request, and the operation.
+    async fn remembered(&self, scope: &str, key: &str) -> Result<Option<(String, OperationId)>>;
 
     /// A page of the audit, newest first.
     async fn audit(&self, page: PageRequest) -> Result<Page<AuditRecord>>;
