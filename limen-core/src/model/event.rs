@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    HostId, HostRecord, Image, ImageId, Operation, OperationId, OwnerRecord, SessionId, SessionRecord, User, UserId,
-    VmId, VmRecord,
+    HostId, HostRecord, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId, SessionRecord, User,
+    UserId, VmId, VmRecord,
 };
 use crate::hypervisor::HostVm;
 
@@ -92,6 +92,11 @@ pub enum Fact {
     Owner {
         /// The record.
         record: OwnerRecord,
+    },
+    /// An owner is gone.
+    OwnerGone {
+        /// The owner.
+        id: OwnerId,
     },
     /// A session began.
     Session {
