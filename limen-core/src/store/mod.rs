@@ -341,9 +341,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// At most `limit` events after number `after`.
     async fn events_after(&self, after: EventNumber, limit: u32) -> Result<EventBatch>;
 
-    /// Returns when the log may have grown since the last call, by this process or another; at
-    /// the latest after `at_most`. Only a hint.
-    async fn changed(&self, at_most: Duration);
+    /// Returns when the log may have grown past number `after`, by this process or another: at
+    /// once when it is known to have, at the latest after `at_most`. Only a hint; any number of
+    /// callers may wait.
+    async fn changed(&self, after: EventNumber, at_most: Duration);
 
     /// One operation.
     ///
