@@ -1,1 +1,64 @@
-//! The shared test harness.
+//! The rig that LIMEN's tests, benches and examples run on: real back ends,
+//! private to one test, several at once, gone when the test is.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
+//! | [`postgres`] | a PostgreSQL of the test's own |
+//! | [`guest`] | a small real guest that greets on its serial console |
+//! | [`serial`] | reads a console until something is said |
+//! | [`server`] | the `limen` program, served on a free port |
+//! | [`http`] | a client for it |
+//! | [`process`] | commands with deadlines, waiting, signals |
+//!
+//! Nothing here is quietly absent: what cannot be started panics with the
+//! reason. Everything is tied to the test by a pipe: when the test process
+//! ends in whatever way, also by SIGKILL, a small shell on the other end takes
+//! down what the test had started and removes its files.
+
+pub mod guest;
+pub mod http;
+pub mod libvirt;
+pub mod postgres;
+pub mod process;
+pub mod serial;
+pub mod server;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The root of the project's tree.
+pub fn project_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where things that are costly to make are kept between runs:
+/// `LIMEN_CACHE_DIR`, or `.cache` in the project.
+pub fn cache_dir() -> PathBuf {
+    let dir = std::env::var_os("LIMEN_CACHE_DIR").map_or_else(|| project_dir().join(".cache"), PathBuf::from);
+    std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+    dir
+}
+
+/// A fresh directory `/tmp/limen-KIND-XXXXXX`, open to other users (QEMU and
+/// PostgreSQL have their own), short enough for socket paths.
+fn scratch_dir(kind: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("limen-{kind}-"))
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir_in("/tmp")
+        .expect("make a directory in /tmp");
+    dir.keep()
+}
+
+/// True when this process is root.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Copies a directory tree with owners and modes.
+fn copy_tree(from: &Path, to: &Path) {
+    process::run(Command::new("cp").arg("-aT").arg(from).arg(to), Duration::from_secs(60)).expect_success();
+}
