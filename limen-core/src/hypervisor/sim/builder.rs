@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::SimHypervisor;
+use super::call::Host;
 use super::clock::{SimClock, Time};
 use super::state::{Definition, Guest, SimVm, State};
 use super::volume::Pool;
-use super::{Host, SimHypervisor};
 use crate::error::{Error, Result};
 use crate::hypervisor::Mark;
 use crate::model::{Firmware, GIB, InstallId, Nic, OperationId, VmId, VmSpec, VmState};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Host;
+use super::call::Host;
 use super::state::{Definition, SimVm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::HostEvent;

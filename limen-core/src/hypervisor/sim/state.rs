@@ -1,17 +1,19 @@
 //! What is so on a simulated host. All of it changes under one lock, in the order of its clock.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
 
 use super::clock::Time;
 use super::fault::{Log, Script};
 use super::volume::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{DefinitionChange, HostEvent, HostVm, Mark, VmDefinition, VmStats, VolumeRef};
-use crate::model::{OwnerId, PowerAction, Transition, VmId, VmSpec, VmState};
+use crate::model::{Address, Nic, OwnerId, PowerAction, Transition, VmId, VmSpec, VmState};
 
 /// How guests take a shutdown or a reboot that they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +100,20 @@ impl SimVm {
             vcpus: self.definition.spec.vcpus,
             memory_mib: self.definition.spec.memory_mib,
             definition_hash: self.hash.clone(),
-            addresses: Vec::new(),
+            addresses: self.addresses(),
         }
+    }
+
+    /// A running guest has an address on its first NIC, made from its id.
+    fn addresses(&self) -> Vec<Address> {
+        let first = self.definition.spec.nics.first().filter(|_| self.state == VmState::Running);
+        let [.., a, b, c] = *self.id.0.as_bytes();
+        let address = |nic: &Nic| Address {
+            mac: nic.mac.clone(),
+            address: Ipv4Addr::new(10, a, b, c).into(),
+            source: "lease".to_owned(),
+        };
+        first.map(address).into_iter().collect()
     }
 
     /// Changes the definition as `virsh edit` does.
@@ -155,8 +169,8 @@ pub(super) struct State {
     events: broadcast::Sender<HostEvent>,
     due: BTreeMap<(Instant, u64), Effect>,
     scheduled: u64,
-    /// Tells the host that something was scheduled for then.
-    pub(super) wake: Option<Instant>,
+    /// The task that wakes the host for what is due next, and when it does.
+    pub(super) armed: Option<(Instant, JoinHandle<()>)>,
 }
 
 impl std::fmt::Debug for State {
@@ -187,7 +201,7 @@ impl State {
             events: broadcast::Sender::new(1024),
             due: BTreeMap::new(),
             scheduled: 0,
-            wake: None,
+            armed: None,
         }
     }
 
@@ -215,7 +229,15 @@ impl State {
         let at = self.now() + after;
         self.scheduled += 1;
         self.due.insert((at, self.scheduled), effect);
-        self.wake = Some(at);
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.keys().next().map(|(at, _)| *at)
+    }
+
+    /// The waker for `at` has done its work.
+    pub(super) fn disarm(&mut self, at: Instant) {
+        self.armed.take_if(|(armed, _)| *armed == at);
     }
 
     pub(super) fn emit(&mut self, event: HostEvent) {
