@@ -1,0 +1,38 @@
+# What there is to do with LIMEN. `make` alone lists it.
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test campaign bench fmt lint doc
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## install what is missing on Debian 12 (starts and enables nothing)
+	@scripts/setup.sh
+
+build: ## build the server, optimised: target/release/limen
+	@scripts/setup.sh run
+	@scripts/cargo.sh build --release -p limen-http
+
+run: ## serve on 127.0.0.1:18443, with a small guest to greet you
+	@scripts/run.sh
+
+test: ## everything: format, lints, documents, all tests on real back ends
+	@scripts/test.sh
+
+campaign: ## the long forms of the tests named campaign: random kills, load
+	@scripts/setup.sh
+	@scripts/cargo.sh build -p limen-http
+	@LIMEN_CAMPAIGN=full scripts/cargo.sh test --workspace campaign -- --nocapture --test-threads=1
+
+bench: ## the benches: ratios of two things measured in one run
+	@scripts/setup.sh
+	@scripts/cargo.sh build --release -p limen-http
+	@scripts/cargo.sh bench --workspace
+
+fmt: ## format the code
+	@scripts/cargo.sh fmt --all
+
+lint: ## the lints that the tests insist on
+	@scripts/cargo.sh clippy --workspace --all-targets -- -D warnings
+
+doc: ## build the documentation: target/doc/limen_core/index.html
+	@RUSTDOCFLAGS=-Dwarnings scripts/cargo.sh doc --workspace --no-deps
