@@ -6,11 +6,11 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `sqlite` (default) | [`store::sqlite`]: the embedded store |
-//! | `postgres` | [`store::postgres`]: the store that several servers share |
-//! | `libvirt` | [`hypervisor::libvirt`]: KVM and QEMU guests; needs libvirt's development files, links LGPL crates |
-//! | `metrics-local` | [`metrics::LocalMetrics`]: figures of this machine |
-//! | `testing` | [`testing`]: conformance suites for a back end of your own |
+//! | `sqlite` (default) | `store::sqlite`: the embedded store |
+//! | `postgres` | `store::postgres`: the store that several servers share |
+//! | `libvirt` | `hypervisor::libvirt`: KVM and QEMU guests; needs libvirt's development files, links LGPL crates |
+//! | `metrics-local` | `metrics::LocalMetrics`: figures of this machine |
+//! | `testing` | `testing`: conformance suites for a back end of your own |
 //!
 //! The library reads no environment variable, opens no listening socket, starts no runtime and
 //! installs no logger: configuration arrives as values, logs leave through `tracing`.

@@ -36,7 +36,7 @@ pub enum HostState {
 }
 
 /// A host as callers see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     /// The host.
     pub id: HostId,
@@ -51,6 +51,8 @@ pub struct Host {
     pub observed_at: Option<OffsetDateTime>,
     /// What it has; none until it was reached once.
     pub info: Option<HostInfo>,
+    /// Its figures, at most some seconds old; none where no source of them was given.
+    pub metrics: Option<HostMetrics>,
 }
 
 /// How guests run on a host.

@@ -1,7 +1,210 @@
-//! The service.
-/// The service.
+//! The service: one object that ties the four traits together, and its nouns, one per file.
+//!
+//! Every method of [`Limen`] takes a [`Context`](crate::Context) first, asks the policy, and then either reads the
+//! inventory (in memory, fed by the log) or the history (in the Store), changes the Store in one
+//! transaction, or records an [operation](crate::model::Operation) that the owner of the host
+//! runs. An answer to a change is given only after the inventory of this process shows it.
+
+mod access;
+mod builder;
+mod follow;
+mod host;
+mod hosts;
+mod identity;
+pub(crate) mod images;
+mod inventory;
+mod observer;
+pub(crate) mod operation;
+mod render;
+mod validate;
+mod vms;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+
+use crate::authz::Authz;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{EventNumber, OwnerId};
+use crate::store::{Change, Committed, Install, Retention, Store};
+
+pub use builder::{AdminSeed, HostConfig, LimenBuilder};
+pub use hosts::{Health, HostHealth};
+pub use identity::{CreateUser, UpdateUser};
+pub use images::AddImage;
+pub use inventory::VmQuery;
+pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
+pub use render::VmPage;
+pub use vms::VmView;
+
+/// Every kind of operation with the names of its steps: for the documentation and the crash matrix.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn operation_steps() -> Vec<(&'static str, Vec<&'static str>)> {
+    operation::steps()
+}
+
+use host::HostHandle;
+use inventory::Inventory;
+
+/// How often and how long: the defaults are the ones documented; tests make them shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// How often the owner of a host renews its lease: 1 s.
+    pub beat: Duration,
+    /// How long a lease must stand still before another process takes over: 6 s.
+    pub lease: Duration,
+    /// How often a host is looked at in full: 2 s.
+    pub refresh: Duration,
+    /// How old the last full look may be before its VMs are marked stale: 5 s.
+    pub stale: Duration,
+    /// How often a host's hardware and networks are read: 10 s.
+    pub info: Duration,
+    /// How long a step waits for a host that is away before everything is undone: 30 s.
+    pub host_patience: Duration,
+    /// How often progress in bytes is recorded: 1 s.
+    pub progress: Duration,
+    /// How often volumes are compared with their records: 60 s.
+    pub volumes: Duration,
+    /// How long an answer waits for this process's inventory to show what it says: 5 s.
+    pub show: Duration,
+    /// How often what is older than the retention is removed: 1 h.
+    pub prune: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            beat: Duration::from_secs(1),
+            lease: Duration::from_secs(6),
+            refresh: Duration::from_secs(2),
+            stale: Duration::from_secs(5),
+            info: Duration::from_secs(10),
+            host_patience: Duration::from_secs(30),
+            progress: Duration::from_secs(1),
+            volumes: Duration::from_secs(60),
+            show: Duration::from_secs(5),
+            prune: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What every part of the service shares.
 #[derive(Debug)]
-pub struct Limen;
-/// Builds it.
-#[derive(Debug)]
-pub struct LimenBuilder;
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) authz: Arc<dyn Authz>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timings: Timings,
+    pub(crate) retention: Retention,
+    pub(crate) install: Install,
+    /// Names this process in leases.
+    pub(crate) holder: String,
+    pub(crate) hosts: Vec<Arc<HostHandle>>,
+    pub(crate) inventory: Inventory,
+    pub(crate) stopping: watch::Sender<bool>,
+    /// One image at a time is copied to a host.
+    pub(crate) placing: Mutex<()>,
+    /// The user whose owner gets the VMs that a simulator starts with.
+    admin: Option<String>,
+    images: Option<images::ImageDir>,
+    hasher: identity::Hasher,
+    pages: render::PageCache,
+    faults: Option<Arc<dyn FaultPlan>>,
+}
+
+/// The owner of what the owner of the machine makes.
+pub(crate) const LOCAL_OWNER: &str = "local";
+
+impl Shared {
+    /// What a test wants to happen here; a crash stops this process's part for good.
+    pub(crate) async fn fault(&self, point: &FaultPoint) -> Fault {
+        let Some(plan) = &self.faults else { return Fault::None };
+        let fault = plan.at(point);
+        if fault == Fault::Crash {
+            self.stopping.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+        fault
+    }
+
+    pub(crate) fn images(&self) -> Result<&images::ImageDir> {
+        let none = || Error::new(ErrorKind::Unsupported, "This server keeps no images.");
+        self.images.as_ref().ok_or_else(none)
+    }
+
+    pub(crate) fn seed_owner(&self) -> Option<OwnerId> {
+        let admin = self.admin.as_deref().and_then(|name| self.inventory.owner_named(name));
+        admin.or_else(|| self.inventory.owner_named(LOCAL_OWNER))
+    }
+
+    /// Commits and waits until the inventory shows it.
+    async fn commit(&self, change: Change) -> Result<Committed> {
+        let committed = self.store.commit(change).await?;
+        self.inventory.wait_for(committed.event, self.timings.show).await?;
+        Ok(committed)
+    }
+}
+
+/// LIMEN. Cheap to clone; all clones are the same service.
+#[derive(Debug, Clone)]
+pub struct Limen {
+    pub(crate) shared: Arc<Shared>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Limen {
+    /// Starts building one.
+    #[must_use]
+    pub fn builder() -> LimenBuilder {
+        LimenBuilder::default()
+    }
+
+    /// The last event that this process shows.
+    #[must_use]
+    pub fn event(&self) -> EventNumber {
+        self.shared.inventory.event()
+    }
+
+    /// Returns once this process shows event `number`: reading what one wrote, through any server.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) after `at_most`.
+    pub async fn wait_for_event(&self, number: EventNumber, at_most: Duration) -> Result<()> {
+        self.shared.inventory.wait_for(number, at_most).await
+    }
+
+    /// Commits in a task of its own, so that a caller who goes away takes nothing back, and waits
+    /// until the inventory shows it.
+    async fn commit_detached(&self, change: Change) -> Result<Committed> {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move { shared.commit(change).await }).await.map_err(Error::internal)?
+    }
+
+    /// Stops: waits for nothing but the tasks' own ends, gives the leases back and closes the
+    /// Store and the hosts. Operations that are not finished go on at the next start; guests go on
+    /// anyhow. Idempotent.
+    pub async fn shutdown(&self) {
+        self.shared.stopping.send_replace(true);
+        let mut tasks = self.tasks.lock().await;
+        let running = !tasks.is_empty();
+        tasks.shutdown().await;
+        if running {
+            for host in &self.shared.hosts {
+                host::release(&self.shared, host).await;
+                host.hypervisor.close().await;
+            }
+            self.shared.store.close().await;
+        }
+    }
+
+    /// Stops as a killed process does: nothing is written, no lease is given back. For tests.
+    #[cfg(feature = "testing")]
+    pub async fn crash(&self) {
+        self.shared.stopping.send_replace(true);
+        self.tasks.lock().await.shutdown().await;
+    }
+}

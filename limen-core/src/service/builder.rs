@@ -1,0 +1,281 @@
+//! Building a [`Limen`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::host::{self, HostHandle};
+use super::identity::Hasher;
+use super::images::ImageDir;
+use super::inventory::Inventory;
+use super::{FaultPlan, LOCAL_OWNER, Limen, Shared, Timings, follow, identity, render};
+use crate::authz::Authz;
+use crate::clock::{Clock, SystemClock};
+use crate::context::{Action, Context};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hypervisor::Hypervisor;
+use crate::metrics::MetricsSource;
+use crate::model::{AuditOutcome, HostId, HostRecord, OwnerId, OwnerRecord};
+use crate::secret::Secret;
+use crate::store::{Change, Expect, Retention, Row, Snapshot, Store};
+
+/// A host to manage.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Its name, unique in the Store; the same name is the same host at every start.
+    pub name: String,
+    /// How it is reached, for the records: no secrets in it.
+    pub uri: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its back end.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Where its figures come from.
+    pub metrics: Option<Arc<dyn MetricsSource>>,
+}
+
+impl HostConfig {
+    /// A host without labels and figures.
+    pub fn new(name: impl Into<String>, uri: impl Into<String>, hypervisor: Arc<dyn Hypervisor>) -> Self {
+        Self { name: name.into(), uri: uri.into(), labels: BTreeMap::new(), hypervisor, metrics: None }
+    }
+
+    /// Adds a source of figures.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Arc<dyn MetricsSource>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+}
+
+/// The admin that an empty Store starts with.
+#[derive(Debug, Clone)]
+pub struct AdminSeed {
+    /// The login name.
+    pub name: String,
+    /// The password; the rules of [`CreateUser`](super::CreateUser) hold.
+    pub password: Secret,
+}
+
+/// Collects what a [`Limen`] is made of. A Store and a policy are needed.
+#[derive(Debug, Default)]
+pub struct LimenBuilder {
+    store: Option<Arc<dyn Store>>,
+    authz: Option<Arc<dyn Authz>>,
+    clock: Option<Arc<dyn Clock>>,
+    hosts: Vec<HostConfig>,
+    images: Option<PathBuf>,
+    admin: Option<AdminSeed>,
+    holder: Option<String>,
+    timings: Option<Timings>,
+    retention: Retention,
+    faults: Option<Arc<dyn FaultPlan>>,
+    passive: bool,
+}
+
+impl LimenBuilder {
+    /// Where things are remembered.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The policy. There is no default: a program that wants none says
+    /// [`AllowAll`](crate::authz::AllowAll).
+    #[must_use]
+    pub fn authz(mut self, authz: Arc<dyn Authz>) -> Self {
+        self.authz = Some(authz);
+        self
+    }
+
+    /// Another clock than the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Adds a host; the first one is where VMs go that name none.
+    #[must_use]
+    pub fn host(mut self, host: HostConfig) -> Self {
+        self.hosts.push(host);
+        self
+    }
+
+    /// The directory of image files; made when it is absent. Without one there are no images.
+    #[must_use]
+    pub fn images(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.images = Some(directory.into());
+        self
+    }
+
+    /// The admin to make when the Store has no user yet; no effect otherwise.
+    #[must_use]
+    pub fn admin(mut self, admin: AdminSeed) -> Self {
+        self.admin = Some(admin);
+        self
+    }
+
+    /// Names this process in leases; a random name by default.
+    #[must_use]
+    pub fn holder(mut self, holder: impl Into<String>) -> Self {
+        self.holder = Some(holder.into());
+        self
+    }
+
+    /// Other timings than the documented ones.
+    #[must_use]
+    pub fn timings(mut self, timings: Timings) -> Self {
+        self.timings = Some(timings);
+        self
+    }
+
+    /// How long history is kept.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Faults on purpose, for tests.
+    #[must_use]
+    pub fn faults(mut self, faults: Arc<dyn FaultPlan>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Never own a host: record operations, read, open consoles, and leave the work to another
+    /// process on the same Store.
+    #[must_use]
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
+
+    /// Reads the Store into memory and starts the tasks on the current tokio runtime. A host that
+    /// cannot be reached now does not fail it.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid): no Store, no policy, two hosts of one name, or an admin
+    /// whose name or password breaks the rules. What the Store answers.
+    pub async fn build(self) -> Result<Limen> {
+        let store = self.store.ok_or_else(|| Error::invalid("store", "A Limen needs a store."))?;
+        let no_policy = "A Limen needs a policy; a program that wants none says so with AllowAll.";
+        let authz = self.authz.ok_or_else(|| Error::invalid("authz", no_policy))?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let images = match self.images {
+            Some(directory) => Some(ImageDir::at(directory).await?),
+            None => None,
+        };
+        let install = store.install().await?;
+        let snapshot = store.snapshot().await?;
+        let hosts = settle_hosts(&*store, &snapshot, self.hosts).await?;
+        settle_local_owner(&*store, &snapshot).await?;
+        let shared = Arc::new(Shared {
+            authz,
+            clock,
+            timings: self.timings.unwrap_or_default(),
+            retention: self.retention,
+            install,
+            holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            hosts,
+            inventory: Inventory::new(),
+            stopping: watch::Sender::new(false),
+            placing: Mutex::new(()),
+            admin: self.admin.as_ref().map(|admin| admin.name.clone()),
+            images,
+            hasher: Hasher::new(),
+            pages: render::PageCache::default(),
+            faults: self.faults,
+            store,
+        });
+        shared.inventory.load(shared.store.snapshot().await?);
+        let mut tasks = JoinSet::new();
+        start(&shared, &mut tasks, follow::follow(Arc::clone(&shared)));
+        let limen = Limen { shared: Arc::clone(&shared), tasks: Arc::default() };
+        if let Some(admin) = self.admin {
+            limen.seed_admin(admin).await?;
+        }
+        for host in &shared.hosts {
+            start(&shared, &mut tasks, host::inform(Arc::clone(&shared), Arc::clone(host)));
+            start(&shared, &mut tasks, host::own(Arc::clone(&shared), Arc::clone(host), !self.passive));
+        }
+        start(&shared, &mut tasks, follow::prune(Arc::clone(&shared)));
+        *limen.tasks.lock().await = tasks;
+        Ok(limen)
+    }
+}
+
+/// Starts a task that ends when the service stops.
+fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, task: impl Future<Output = ()> + Send + 'static) {
+    let mut stopping = shared.stopping.subscribe();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+            () = task => {}
+        }
+    });
+}
+
+/// Gives every configured host its record: the one of its name, or a new one.
+async fn settle_hosts(
+    store: &dyn Store,
+    snapshot: &Snapshot,
+    configs: Vec<HostConfig>,
+) -> Result<Vec<Arc<HostHandle>>> {
+    let mut handles: Vec<Arc<HostHandle>> = Vec::with_capacity(configs.len());
+    for config in configs {
+        if handles.iter().any(|handle| handle.name == config.name) {
+            return Err(Error::invalid("host", "Two hosts have the same name."));
+        }
+        let known = snapshot.hosts.iter().find(|record| record.name == config.name);
+        let id = known.map_or_else(HostId::generate, |record| record.id);
+        let version = known.map_or(1, |record| record.version + 1);
+        let record = HostRecord { id, name: config.name, uri: config.uri, labels: config.labels, version };
+        let same = known.is_some_and(|known| known.uri == record.uri && known.labels == record.labels);
+        let name = record.name.clone();
+        if !same {
+            let expect = known.map_or(Expect::Absent, |known| Expect::Version(known.version));
+            let rows = vec![Row::Host { record: Box::new(record), expect }];
+            store.commit(Change { rows, ..Change::default() }).await?;
+        }
+        handles.push(Arc::new(HostHandle::new(id, name, config.hypervisor, config.metrics)));
+    }
+    Ok(handles)
+}
+
+async fn settle_local_owner(store: &dyn Store, snapshot: &Snapshot) -> Result<()> {
+    if snapshot.owners.iter().any(|owner| owner.name == LOCAL_OWNER) {
+        return Ok(());
+    }
+    let owner = OwnerRecord { id: OwnerId::generate(), kind: LOCAL_OWNER.to_owned(), name: LOCAL_OWNER.to_owned() };
+    match store.commit(Change { rows: vec![Row::Owner(owner)], ..Change::default() }).await {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+impl Limen {
+    async fn seed_admin(&self, admin: AdminSeed) -> Result<()> {
+        if !self.shared.inventory.users().is_empty() {
+            return Ok(());
+        }
+        let ctx = Context::system("first start");
+        let user = identity::CreateUser {
+            name: admin.name,
+            password: admin.password,
+            role: crate::Role::Admin,
+            disabled: false,
+        };
+        let audit = self.audit_record(&ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
+        match self.insert_user(user, audit).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Feeds the inventory from the log: the one path by which any change is seen, also this process's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+
+/// Events read at once.
+const BATCH: u32 = 1000;
+
+/// Follows the log until the future is dropped.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    loop {
+        let after = shared.inventory.event();
+        match shared.store.events_after(after, BATCH).await {
+            Ok(batch) if batch.oldest > after + 1 => match shared.store.snapshot().await {
+                Ok(snapshot) => shared.inventory.load(snapshot),
+                Err(error) => pause(&error).await,
+            },
+            Ok(batch) if batch.events.is_empty() => shared.store.changed(after, Duration::from_secs(1)).await,
+            Ok(batch) => shared.inventory.apply(batch.events),
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &crate::Error) {
+    tracing::debug!(%error, "the log cannot be read");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+/// Removes what is older than the retention, a bounded part at a time.
+pub(super) async fn prune(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(shared.timings.prune).await;
+        match shared.store.prune(&shared.retention, shared.clock.now()).await {
+            Ok(removed) => tracing::info!(?removed, "old rows were removed"),
+            Err(error) => tracing::warn!(%error, cause = error.causes(), "old rows could not be removed"),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! One host of this process: its back end, how fresh its view is, and who owns it.
+//!
+//! ```text
+//!            released, or the same beat seen for a whole lease
+//!  contender ──────────────────────────────────────────────────► owner
+//!      ▲                  (compare-and-set, next fence)             │
+//!      └────────────────────────────────────────────────────────────┘
+//!          a renewal finds another holder, or the process stops
+//! ```
+//!
+//! Invariant: only the owner observes the host and runs its operations, and it starts no call when
+//! its last renewal is older than a third of the lease. The Store refuses what an old fence writes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::observer::{self, Look};
+use super::operation::runner;
+use super::render::Ending;
+use super::{Shared, Timings};
+use crate::error::{Error, Result};
+use crate::hypervisor::Hypervisor;
+use crate::metrics::MetricsSource;
+use crate::model::{HostId, HostInfo, HostMetrics, HostState, Network, VmId};
+use crate::store::{Fence, Lease};
+
+/// What this process last heard of a host.
+#[derive(Debug, Default)]
+struct Heard {
+    /// When a full look was last completed: by this process, or as the owner told the Store.
+    observed: Option<Instant>,
+    observed_at: Option<OffsetDateTime>,
+    info: Option<HostInfo>,
+    networks: Vec<Network>,
+    metrics: Option<HostMetrics>,
+}
+
+/// A host as this process holds it.
+#[derive(Debug)]
+pub(crate) struct HostHandle {
+    pub(crate) id: HostId,
+    pub(crate) name: String,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    source: Option<Arc<dyn MetricsSource>>,
+    heard: Mutex<Heard>,
+    /// Rises with each full look and each change of `stale`.
+    version: AtomicU64,
+    /// Asks the observer of this process for a look at one VM.
+    looks: Mutex<Option<mpsc::Sender<Look>>>,
+    /// Guests that were reset, as the observer hears of them.
+    pub(crate) reboots: broadcast::Sender<VmId>,
+}
+
+impl HostHandle {
+    pub(crate) fn new(
+        id: HostId,
+        name: String,
+        hypervisor: Arc<dyn Hypervisor>,
+        source: Option<Arc<dyn MetricsSource>>,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            hypervisor,
+            source,
+            heard: Mutex::default(),
+            version: AtomicU64::new(0),
+            looks: Mutex::default(),
+            reboots: broadcast::Sender::new(256),
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A full look that began at `at` was completed and recorded.
+    pub(crate) fn observed(&self, at: OffsetDateTime, now: Instant) {
+        {
+            let mut heard = self.heard();
+            heard.observed = Some(now);
+            heard.observed_at = Some(at);
+        }
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn observed_at(&self) -> Option<OffsetDateTime> {
+        self.heard().observed_at
+    }
+
+    pub(crate) fn told(&self, info: HostInfo, networks: Vec<Network>) {
+        let mut heard = self.heard();
+        heard.info = Some(info);
+        heard.networks = networks;
+    }
+
+    pub(crate) fn info(&self) -> Option<HostInfo> {
+        self.heard().info.clone()
+    }
+
+    pub(crate) fn metrics(&self) -> Option<HostMetrics> {
+        self.heard().metrics.clone()
+    }
+
+    pub(crate) fn networks(&self) -> Vec<Network> {
+        self.heard().networks.clone()
+    }
+
+    /// Whether the host can be worked with, as of `now`.
+    pub(crate) fn state(&self, now: Instant, timings: &Timings) -> HostState {
+        match self.heard().observed {
+            None => HostState::Unknown,
+            Some(observed) if now.duration_since(observed) > timings.stale => HostState::Stale,
+            Some(_) => HostState::Up,
+        }
+    }
+
+    /// What ends the JSON of this host's VMs now.
+    pub(super) fn ending(&self, now: Instant, timings: &Timings) -> Ending {
+        Ending::new(self.observed_at(), self.state(now, timings) != HostState::Up)
+    }
+
+    /// A number that is another one whenever [`HostHandle::ending`] is.
+    pub(crate) fn version(&self, now: Instant, timings: &Timings) -> u64 {
+        self.version.load(Ordering::Acquire) * 4 + self.state(now, timings) as u64
+    }
+
+    pub(super) fn serve_looks(&self, sender: Option<mpsc::Sender<Look>>) {
+        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+    }
+
+    /// Looks at one VM now and records what is seen; returns the event that shows it.
+    pub(crate) async fn look_at(&self, vm: VmId) -> Result<i64> {
+        let sender = self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (look, answer) = Look::at(vm);
+        match sender {
+            Some(sender) if sender.send(look).await.is_ok() => {
+                answer.await.unwrap_or_else(|_| Err(Error::unavailable("The host's observer")))
+            }
+            _ => Err(Error::unavailable("The host's observer")),
+        }
+    }
+}
+
+/// Proof that this process owns a host, for as long as it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Ownership {
+    pub(crate) host: Arc<HostHandle>,
+    lease: watch::Receiver<(Lease, Instant)>,
+}
+
+impl Ownership {
+    /// What every write on behalf of the host carries.
+    pub(crate) fn fence(&self) -> Fence {
+        self.lease.borrow().0.fence
+    }
+
+    /// Refuses to start a call that might outlive the lease.
+    pub(crate) fn check(&self, shared: &Shared) -> Result<()> {
+        let renewed = self.lease.borrow().1;
+        let age = shared.clock.monotonic().saturating_duration_since(renewed);
+        if age > shared.timings.lease / 3 || self.lease.has_changed().is_err() {
+            return Err(Error::unavailable("The lease of the host").with_context("host", &self.host.name));
+        }
+        Ok(())
+    }
+}
+
+/// Holds or contends for the lease of `host` until the process stops.
+///
+/// A process that does not `want` it only learns how fresh the owner's view is.
+pub(super) async fn own(shared: Arc<Shared>, host: Arc<HostHandle>, want: bool) {
+    let mut last: Option<(Lease, Instant)> = None;
+    loop {
+        match contend(&shared, &host, &mut last, want).await {
+            Ok(Some(lease)) => {
+                tracing::info!(host = %host.name, fence = lease.fence.value, "this process owns the host now");
+                serve(&shared, &host, lease).await;
+                tracing::warn!(host = %host.name, "this process no longer owns the host");
+                last = None;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(host = %host.name, error = %error, "the lease could not be read"),
+        }
+        tokio::time::sleep(shared.timings.beat / 2).await;
+    }
+}
+
+/// Takes the lease when it is free or has stood still for its whole length.
+async fn contend(
+    shared: &Shared,
+    host: &HostHandle,
+    last: &mut Option<(Lease, Instant)>,
+    want: bool,
+) -> Result<Option<Lease>> {
+    let seen = shared.store.lease(host.id).await?;
+    let now = shared.clock.monotonic();
+    if let Some(at) = seen.observed_at {
+        let moved = |(before, _): &(Lease, Instant)| before.observed_at != seen.observed_at;
+        let fresh = || shared.clock.now() - at < shared.timings.stale;
+        if last.as_ref().map_or_else(fresh, moved) {
+            host.observed(at, now);
+        }
+    }
+    let since = match last {
+        Some((before, since)) if before.fence == seen.fence && before.beat == seen.beat => *since,
+        _ => now,
+    };
+    let free = seen.holder.is_none() || now.duration_since(since) >= shared.timings.lease;
+    *last = Some((seen.clone(), since));
+    if want && free { shared.store.take_lease(&seen, &shared.holder).await } else { Ok(None) }
+}
+
+/// Renews the lease, and observes and works, until the lease is lost.
+async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
+    let (renewed, lease) = watch::channel((lease, shared.clock.monotonic()));
+    let ownership = Ownership { host: Arc::clone(host), lease };
+    let observe = observer::observe(Arc::clone(shared), ownership.clone());
+    let run = runner::run(Arc::clone(shared), ownership);
+    let renew = async {
+        let mut stop = shared.stopping.subscribe();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(shared.timings.beat) => {}
+                _ = stop.wait_for(|stopping| *stopping) => return,
+            }
+            let current = renewed.borrow().0.clone();
+            let begun = shared.clock.monotonic();
+            match shared.store.renew_lease(&current, host.observed_at()).await {
+                Ok(Some(next)) => drop(renewed.send_replace((next, begun))),
+                Ok(None) => return,
+                Err(error) => tracing::debug!(host = %host.name, error = %error, "the lease could not be renewed"),
+            }
+        }
+    };
+    tokio::select! {
+        () = observe => {}
+        () = run => {}
+        () = renew => {}
+    }
+    host.serve_looks(None);
+}
+
+/// Gives the lease back at a clean stop, so that the next owner need not wait.
+pub(super) async fn release(shared: &Shared, host: &HostHandle) {
+    if let Ok(lease) = shared.store.lease(host.id).await
+        && lease.holder.as_deref() == Some(&shared.holder)
+        && let Err(error) = shared.store.release_lease(&lease).await
+    {
+        tracing::warn!(host = %host.name, error = %error, "the lease could not be given back");
+    }
+}
+
+/// Keeps what is known of the host's hardware, networks and figures fresh, in every process.
+pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
+    let mut events = host.hypervisor.subscribe();
+    loop {
+        let told = async {
+            let info = host.hypervisor.host_info().await?;
+            let mut networks = host.hypervisor.list_networks().await?;
+            for network in &mut networks {
+                network.host.clone_from(&host.name);
+            }
+            Ok::<_, Error>((info, networks))
+        };
+        match told.await {
+            Ok((info, networks)) => host.told(info, networks),
+            Err(error) => tracing::debug!(host = %host.name, error = %error, "the host tells nothing"),
+        }
+        if let Some(source) = &host.source {
+            match source.sample().await {
+                Ok(metrics) => host.heard().metrics = Some(metrics),
+                Err(error) => tracing::debug!(host = %host.name, error = %error, "the host's figures cannot be read"),
+            }
+        }
+        let connected = async {
+            loop {
+                match events.recv().await {
+                    Ok(crate::hypervisor::HostEvent::Connected) => return,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
+                }
+            }
+        };
+        tokio::select! {
+            () = connected => {}
+            () = tokio::time::sleep(shared.timings.info) => {}
+        }
+    }
+}

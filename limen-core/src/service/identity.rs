@@ -1,0 +1,326 @@
+//! Users, sessions and passwords.
+
+use std::sync::Arc;
+
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
+use tokio::sync::Semaphore;
+
+use super::access::page_of;
+use super::{Limen, validate};
+use crate::authz::Resource;
+use crate::context::{Action, Actor, Context, Role};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{
+    AuditOutcome, AuditRecord, OwnerId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, User, UserId,
+};
+use crate::secret::Secret;
+use crate::store::{Change, Expect, Row};
+
+/// A user to make.
+#[derive(Debug, Clone)]
+pub struct CreateUser {
+    /// The login name: the rules of a VM's name.
+    pub name: String,
+    /// 12 characters to 128 bytes.
+    pub password: Secret,
+    /// What the user may do.
+    pub role: Role,
+    /// Whether the user may not log in yet.
+    pub disabled: bool,
+}
+
+/// A change of a user; what is `None` stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct UpdateUser {
+    /// A new password; all sessions of the user end.
+    pub password: Option<Secret>,
+    /// A new role.
+    pub role: Option<Role>,
+    /// Whether the user may log in; when not, all sessions end.
+    pub disabled: Option<bool>,
+}
+
+/// How long a session lasts.
+const SESSION: time::Duration = time::Duration::hours(24);
+
+/// Hashes passwords (argon2id, 19 MiB, t=2, p=1), at most as many at once as there are cores, and
+/// at most 32 waiting.
+#[derive(Debug)]
+pub(crate) struct Hasher {
+    running: Arc<Semaphore>,
+    admitted: Semaphore,
+    /// The hash of no password: what an unknown name is checked against, so that it takes as long.
+    nobody: Secret,
+}
+
+impl Hasher {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let nobody = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5aGFzdGhpcw$\
+                      dZ0n1wYVqQm1w2o1cF4c1f1m7cQ0nq1bUe0rO4cH2mE";
+        Self {
+            running: Arc::new(Semaphore::new(cores)),
+            admitted: Semaphore::new(cores + 32),
+            nobody: Secret::new(nobody),
+        }
+    }
+
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let _admitted = self.admitted.try_acquire().map_err(|_| Error::unavailable("The password check"))?;
+        let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    }
+
+    async fn hash(&self, password: Secret) -> Result<Secret> {
+        let hash = move || Argon2::default().hash_password(password.expose().as_bytes()).map(|hash| hash.to_string());
+        self.work(hash).await?.map(Secret::new).map_err(|error| Error::internal(error.to_string()))
+    }
+
+    async fn fits(&self, password: Secret, hash: Option<Secret>) -> Result<bool> {
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.nobody.clone());
+        let fits = move || {
+            let hash = PasswordHash::new(hash.expose());
+            hash.is_ok_and(|hash| Argon2::default().verify_password(password.expose().as_bytes(), &hash).is_ok())
+        };
+        Ok(self.work(fits).await? && known)
+    }
+}
+
+fn check_password(field: &str, password: &Secret) -> Result<()> {
+    let text = password.expose();
+    if text.chars().count() >= 12 && text.len() <= 128 {
+        return Ok(());
+    }
+    Err(Error::invalid(field, "A password has at least 12 characters and at most 128 bytes."))
+}
+
+fn refused() -> Error {
+    Error::new(ErrorKind::Unauthenticated, "The user name or the password is wrong.")
+}
+
+impl Limen {
+    /// Exchanges name and password for a session of 24 hours. The same answer, after the same
+    /// work, for an unknown name, a wrong password and a disabled user.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`](ErrorKind::Unauthenticated); [`Unavailable`](ErrorKind::Unavailable)
+    /// when too many logins wait.
+    pub async fn login(&self, ctx: &Context, name: &str, password: &Secret) -> Result<(User, SessionRecord)> {
+        self.authorize(ctx, Action::Login, Resource::Any, "user")?;
+        if password.expose().len() > 128 || validate::name("username", name).is_err() {
+            return Err(refused());
+        }
+        let known = self.shared.store.password_hash(name).await?;
+        let (id, hash) = known.map_or((None, None), |(id, hash)| (Some(id), Some(hash)));
+        let fits = self.shared.hasher.fits(password.clone(), hash).await?;
+        let user = id.and_then(|id| self.shared.inventory.user(id)).filter(|user| fits && !user.disabled);
+        let user = user.ok_or_else(refused)?;
+        let now = self.now();
+        let session =
+            SessionRecord { id: SessionId::generate(), user: user.id, created_at: now, expires_at: now + SESSION };
+        let resource = format!("user:{}", user.id);
+        let mut audit = self.audit_record(ctx, Action::Login, resource, AuditOutcome::Succeeded, None);
+        audit.actor.label = format!("user:{}", user.name);
+        audit.actor.user = Some(user.id);
+        let rows = vec![Row::Session(session.clone())];
+        self.commit_detached(Change { rows, audit: vec![audit], ..Change::default() }).await?;
+        Ok(((*user).clone(), session))
+    }
+
+    /// Who a session belongs to, from memory: what every request with a token begins with.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`](ErrorKind::Unauthenticated): ended, expired, or its user is disabled or gone.
+    pub fn authenticate(&self, session: SessionId) -> Result<Actor> {
+        let ended = || Error::new(ErrorKind::Unauthenticated, "The session has ended; log in again.");
+        let (record, user) = self.shared.inventory.session(session).ok_or_else(ended)?;
+        if user.disabled || record.expires_at <= self.now() {
+            return Err(ended());
+        }
+        Ok(Actor::User { id: user.id, name: user.name.clone(), role: user.role, owner: user.owner, session })
+    }
+
+    /// Ends the actor's own session. Idempotent.
+    pub async fn logout(&self, ctx: &Context) -> Result<()> {
+        self.authorize(ctx, Action::Logout, Resource::Any, "session")?;
+        let Actor::User { id, session, .. } = ctx.actor() else { return Ok(()) };
+        let audit = vec![self.audit_record(ctx, Action::Logout, format!("user:{id}"), AuditOutcome::Succeeded, None)];
+        let rows = vec![Row::SessionGone(*session)];
+        self.commit_detached(Change { rows, audit, ..Change::default() }).await.map(drop)
+    }
+
+    /// The actor's own user.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) for an actor that is no user.
+    pub async fn get_me(&self, ctx: &Context) -> Result<User> {
+        self.authorize(ctx, Action::GetMe, Resource::Any, "user")?;
+        let user = ctx.actor().user_id().and_then(|id| self.shared.inventory.user(id));
+        user.map(|user| (*user).clone()).ok_or_else(|| Error::not_found("user"))
+    }
+
+    /// Changes the actor's own password; all their other sessions end.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) `current_password` or `new_password`.
+    pub async fn change_password(&self, ctx: &Context, current: &Secret, new: &Secret) -> Result<()> {
+        self.authorize(ctx, Action::ChangePassword, Resource::Any, "user")?;
+        let Actor::User { id, name, session, .. } = ctx.actor() else { return Err(Error::not_found("user")) };
+        check_password("new_password", new)?;
+        let hash = self.shared.store.password_hash(name).await?.map(|(_, hash)| hash);
+        if !self.shared.hasher.fits(current.clone(), hash).await? {
+            return Err(Error::invalid("current_password", "The current password is wrong."));
+        }
+        let user = self.shared.inventory.user(*id).ok_or_else(|| Error::not_found("user"))?;
+        let password = Some(self.shared.hasher.hash(new.clone()).await?);
+        self.write_user(ctx, Action::ChangePassword, &user, |_| {}, password, Some(Some(*session))).await.map(drop)
+    }
+
+    /// A page of users.
+    pub async fn list_users(&self, ctx: &Context, page: PageRequest) -> Result<Page<User>> {
+        self.authorize(ctx, Action::ListUsers, Resource::Any, "user")?;
+        let users = self.shared.inventory.users();
+        Ok(page_of(users.into_iter().map(|user| (user.id.0, (*user).clone())), page))
+    }
+
+    /// One user.
+    pub async fn get_user(&self, ctx: &Context, id: UserId) -> Result<User> {
+        self.authorize(ctx, Action::GetUser, Resource::User(id), "user")?;
+        let user = self.shared.inventory.user(id).ok_or_else(|| Error::not_found("user"))?;
+        Ok((*user).clone())
+    }
+
+    /// Makes a user, with an owner of the same name.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists).
+    pub async fn create_user(&self, ctx: &Context, create: CreateUser) -> Result<User> {
+        self.authorize(ctx, Action::CreateUser, Resource::Any, "user")?;
+        let audit = self.audit_record(ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
+        self.insert_user(create, audit).await
+    }
+
+    pub(super) async fn insert_user(&self, create: CreateUser, mut audit: AuditRecord) -> Result<User> {
+        validate::name("username", &create.name)?;
+        check_password("password", &create.password)?;
+        let taken = || Error::new(ErrorKind::AlreadyExists, "There is a user of this name already.");
+        if self.shared.inventory.owner_named(&create.name).is_some() {
+            return Err(taken());
+        }
+        let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: create.name.clone() };
+        let user = User {
+            id: UserId::generate(),
+            name: create.name,
+            role: create.role,
+            disabled: create.disabled,
+            owner: owner.id,
+            version: 1,
+            created_at: self.now(),
+        };
+        audit.resource = format!("user:{}", user.id);
+        audit.detail = Some(user.role.as_str().to_owned());
+        let password_hash = Some(self.shared.hasher.hash(create.password).await?);
+        let rows =
+            vec![Row::Owner(owner), Row::User { user: Box::new(user.clone()), password_hash, expect: Expect::Absent }];
+        match self.commit_detached(Change { rows, audit: vec![audit], ..Change::default() }).await {
+            Ok(_) => Ok(user),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes a user. A new password or role, or disabling, ends the user's sessions or acts on
+    /// them at once.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict): it would leave no enabled admin, or change one's own role.
+    pub async fn update_user(&self, ctx: &Context, id: UserId, update: UpdateUser) -> Result<User> {
+        self.authorize(ctx, Action::UpdateUser, Resource::User(id), "user")?;
+        let user = self.shared.inventory.user(id).ok_or_else(|| Error::not_found("user"))?;
+        let role = update.role.unwrap_or(user.role);
+        let disabled = update.disabled.unwrap_or(user.disabled);
+        if ctx.actor().user_id() == Some(id) && (role, disabled) != (user.role, user.disabled) {
+            return Err(Error::new(ErrorKind::Conflict, "Nobody changes their own role or disables themselves."));
+        }
+        if role != Role::Admin || disabled {
+            self.refuse_last_admin(&user)?;
+        }
+        let password = match update.password {
+            None => None,
+            Some(password) => {
+                check_password("password", &password)?;
+                Some(self.shared.hasher.hash(password).await?)
+            }
+        };
+        let end_sessions = (password.is_some() || disabled).then_some(None);
+        let change = |user: &mut User| {
+            user.role = role;
+            user.disabled = disabled;
+        };
+        self.write_user(ctx, Action::UpdateUser, &user, change, password, end_sessions).await
+    }
+
+    /// Deletes a user who owns no VM; all their sessions end.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict): the user owns VMs, is the last enabled admin, or asks.
+    pub async fn delete_user(&self, ctx: &Context, id: UserId) -> Result<()> {
+        self.authorize(ctx, Action::DeleteUser, Resource::User(id), "user")?;
+        let user = self.shared.inventory.user(id).ok_or_else(|| Error::not_found("user"))?;
+        if ctx.actor().user_id() == Some(id) {
+            return Err(Error::new(ErrorKind::Conflict, "Nobody deletes themselves."));
+        }
+        self.refuse_last_admin(&user)?;
+        let owned = self.shared.inventory.owns(user.owner);
+        if owned > 0 {
+            let text = format!("The user owns {owned} VM(s); delete those first.");
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        let audit = vec![self.audit_record(
+            ctx,
+            Action::DeleteUser,
+            format!("user:{id}"),
+            AuditOutcome::Succeeded,
+            Some(user.name.clone()),
+        )];
+        let rows = vec![Row::UserGone(id), Row::OwnerGone(user.owner)];
+        self.commit_detached(Change { rows, audit, ..Change::default() }).await.map(drop)
+    }
+
+    fn refuse_last_admin(&self, user: &User) -> Result<()> {
+        let users = self.shared.inventory.users();
+        let others = users.iter().any(|other| other.role == Role::Admin && !other.disabled && other.id != user.id);
+        if user.role == Role::Admin && !user.disabled && !others {
+            return Err(Error::new(ErrorKind::Conflict, "There must be an enabled admin; make another one first."));
+        }
+        Ok(())
+    }
+
+    /// Writes a user. `end_sessions` ends all sessions but the one inside.
+    async fn write_user(
+        &self,
+        ctx: &Context,
+        action: Action,
+        user: &User,
+        change: impl FnOnce(&mut User),
+        password_hash: Option<Secret>,
+        end_sessions: Option<Option<SessionId>>,
+    ) -> Result<User> {
+        let expect = Expect::Version(user.version);
+        let mut user = user.clone();
+        change(&mut user);
+        user.version += 1;
+        let mut rows = vec![Row::User { user: Box::new(user.clone()), password_hash, expect }];
+        rows.extend(end_sessions.map(|keep| Row::SessionsGone { user: user.id, keep }));
+        let resource = format!("user:{}", user.id);
+        let audit = vec![self.audit_record(ctx, action, resource, AuditOutcome::Succeeded, None)];
+        self.commit_detached(Change { rows, audit, ..Change::default() }).await?;
+        Ok(user)
+    }
+}

@@ -1,0 +1,243 @@
+//! Turns what a host shows into facts in the log.
+//!
+//! One task per owned host. A full look every two seconds and at every (re)connect, a look at one
+//! VM when an event or an operation asks for it. Looks overlap; each has a number given when it
+//! began, and of each VM only the newest look counts, so a slow list never overwrites what a
+//! later single look has seen.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::Shared;
+use super::host::Ownership;
+use super::operation::sweep;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hypervisor::{HostEvent, HostVm};
+use crate::model::{EventNumber, VmId};
+use crate::store::{Change, Row};
+
+/// A wish for a look at one VM; answered with the event that shows it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    vm: VmId,
+    answer: oneshot::Sender<Result<EventNumber>>,
+}
+
+impl Look {
+    pub(crate) fn at(vm: VmId) -> (Self, oneshot::Receiver<Result<EventNumber>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { vm, answer }, receiver)
+    }
+}
+
+/// What a look brought.
+enum Seen {
+    All { result: Result<Vec<HostVm>>, at: OffsetDateTime },
+    Volumes,
+    One { vm: VmId, result: Result<HostVm>, answers: Vec<oneshot::Sender<Result<EventNumber>>> },
+}
+
+/// Rows in one commit at most.
+const BATCH: usize = 500;
+
+/// A VM that is gone is remembered for this many looks: long enough for any look at it to end.
+const FORGET: u64 = 10_000;
+
+struct Observer {
+    shared: Arc<Shared>,
+    ownership: Ownership,
+    /// The number of the next look.
+    next: u64,
+    /// Of each VM, the number of the look that was recorded last, and what it saw.
+    known: HashMap<VmId, (u64, Option<HostVm>)>,
+    /// The last event that this observer wrote.
+    event: EventNumber,
+    looks: JoinSet<(u64, Seen)>,
+    looking_at_all: bool,
+    look_again: bool,
+}
+
+/// Observes the host until the future is dropped.
+pub(super) async fn observe(shared: Arc<Shared>, ownership: Ownership) {
+    let host = Arc::clone(&ownership.host);
+    let mut events = host.hypervisor.subscribe();
+    let (sender, mut wishes) = mpsc::channel::<Look>(1024);
+    host.serve_looks(Some(sender));
+    let known = shared.inventory.seen_on(host.id).into_iter().map(|seen| (seen.id, (0, Some((*seen).clone()))));
+    let mut observer = Observer {
+        known: known.collect(),
+        shared: Arc::clone(&shared),
+        ownership,
+        next: 1,
+        event: shared.inventory.event(),
+        looks: JoinSet::new(),
+        looking_at_all: false,
+        look_again: false,
+    };
+    let mut volumes = tokio::time::interval(shared.timings.volumes);
+    volumes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut refresh = tokio::time::interval(shared.timings.refresh);
+    refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            Some(wish) = wishes.recv() => {
+                let mut wanted: HashMap<VmId, Vec<_>> = HashMap::from([(wish.vm, vec![wish.answer])]);
+                while let Ok(wish) = wishes.try_recv() {
+                    wanted.entry(wish.vm).or_default().push(wish.answer);
+                }
+                for (vm, answers) in wanted {
+                    observer.look_at(vm, answers);
+                }
+            }
+            Some(seen) = observer.looks.join_next() => match seen {
+                Ok((number, seen)) => observer.record(number, seen).await,
+                Err(error) => tracing::error!(%error, "a look at the host ended by itself"),
+            },
+            event = events.recv() => {
+                let mut changed = BTreeSet::new();
+                observer.hear(event, &mut changed);
+                while let Ok(event) = events.try_recv() {
+                    observer.hear(Ok(event), &mut changed);
+                }
+                if changed.len() > 16 {
+                    observer.look_at_all();
+                } else {
+                    changed.into_iter().for_each(|vm| observer.look_at(vm, Vec::new()));
+                }
+            }
+            _ = refresh.tick() => observer.look_at_all(),
+            _ = volumes.tick() => observer.look_at_volumes(),
+        }
+    }
+}
+
+impl Observer {
+    fn hear(&mut self, event: Result<HostEvent, broadcast::error::RecvError>, changed: &mut BTreeSet<VmId>) {
+        match event {
+            Ok(HostEvent::VmChanged(vm)) => drop(changed.insert(vm)),
+            Ok(HostEvent::VmRebooted(vm)) => drop(self.ownership.host.reboots.send(vm)),
+            Ok(HostEvent::Connected) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_all(),
+            Ok(HostEvent::Disconnected) => {
+                tracing::warn!(host = %self.ownership.host.name, "the connection to the host is lost");
+            }
+            Err(broadcast::error::RecvError::Closed) => {}
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn look_at(&mut self, vm: VmId, answers: Vec<oneshot::Sender<Result<EventNumber>>>) {
+        let (number, hypervisor) = (self.number(), Arc::clone(&self.ownership.host.hypervisor));
+        self.looks.spawn(async move {
+            let result = hypervisor.get(vm).await;
+            (number, Seen::One { vm, result, answers })
+        });
+    }
+
+    fn look_at_all(&mut self) {
+        if self.looking_at_all {
+            self.look_again = true;
+            return;
+        }
+        self.looking_at_all = true;
+        let (number, hypervisor) = (self.number(), Arc::clone(&self.ownership.host.hypervisor));
+        let at = self.shared.clock.now();
+        self.looks.spawn(async move { (number, Seen::All { result: hypervisor.list().await, at }) });
+    }
+
+    fn look_at_volumes(&mut self) {
+        if !self.ownership.host.hypervisor.capability().volumes {
+            return;
+        }
+        let (shared, ownership) = (Arc::clone(&self.shared), self.ownership.clone());
+        self.looks.spawn(async move {
+            if let Err(error) = sweep::late_volumes(&shared, &ownership).await {
+                tracing::debug!(host = %ownership.host.name, %error, "the volumes cannot be compared");
+            }
+            (0, Seen::Volumes)
+        });
+    }
+
+    async fn record(&mut self, number: u64, seen: Seen) {
+        match seen {
+            Seen::Volumes => {}
+            Seen::One { vm, result, answers } => {
+                let recorded = match result {
+                    Ok(found) => self.commit(number, vec![(vm, Some(found))]).await,
+                    Err(error) if error.kind() == ErrorKind::NotFound => self.commit(number, vec![(vm, None)]).await,
+                    Err(error) => Err(error),
+                };
+                for answer in answers {
+                    let _ = answer.send(match &recorded {
+                        Ok(event) => Ok(*event),
+                        Err(error) => Err(Error::new(error.kind(), error.to_string())),
+                    });
+                }
+            }
+            Seen::All { result, at } => {
+                self.looking_at_all = false;
+                match result {
+                    Ok(found) => {
+                        if self.record_all(number, found).await.is_ok() {
+                            self.ownership.host.observed(at, self.shared.clock.monotonic());
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(host = %self.ownership.host.name, %error, "the host cannot be observed");
+                    }
+                }
+                if std::mem::take(&mut self.look_again) {
+                    self.look_at_all();
+                }
+            }
+        }
+    }
+
+    async fn record_all(&mut self, number: u64, found: Vec<HostVm>) -> Result<()> {
+        let present: HashSet<VmId> = found.iter().map(|vm| vm.id).collect();
+        let known = self.known.iter().filter(|(id, (_, seen))| seen.is_some() && !present.contains(id));
+        let gone = known.map(|(id, _)| (*id, None)).collect::<Vec<_>>();
+        let all: Vec<_> = found.into_iter().map(|vm| (vm.id, Some(vm))).chain(gone).collect();
+        sweep::import_seeded(&self.shared, &self.ownership, &all).await?;
+        for batch in all.chunks(BATCH) {
+            self.commit(number, batch.to_vec()).await?;
+        }
+        self.known.retain(|_, (last, seen)| seen.is_some() || *last + FORGET > number);
+        sweep::late_definitions(&self.shared, &self.ownership, &all).await
+    }
+
+    /// Records what a look saw of some VMs, as far as it is newer than what is known and differs.
+    async fn commit(&mut self, number: u64, seen: Vec<(VmId, Option<HostVm>)>) -> Result<EventNumber> {
+        let host = self.ownership.host.id;
+        let newer = |(id, _): &(VmId, _)| self.known.get(id).is_none_or(|(last, _)| *last < number);
+        let seen: Vec<_> = seen.into_iter().filter(newer).collect();
+        let unlike = |id: &VmId, now: &Option<HostVm>| match self.known.get(id) {
+            Some((_, before)) => before != now,
+            None => now.is_some(),
+        };
+        let rows: Vec<Row> = seen
+            .iter()
+            .filter(|(id, now)| unlike(id, now))
+            .map(|(id, now)| match now {
+                Some(now) => Row::Status { host, seen: Box::new(now.clone()) },
+                None => Row::StatusGone { host, vm: *id },
+            })
+            .collect();
+        if !rows.is_empty() {
+            let fence = Some(self.ownership.fence());
+            self.event = self.shared.store.commit(Change { fence, rows, ..Change::default() }).await?.event;
+        }
+        for (id, now) in seen {
+            self.known.insert(id, (number, now));
+        }
+        Ok(self.event)
+    }
+}

@@ -1,0 +1,110 @@
+//! VMs as bytes: rendered once when they change, copied when they are listed.
+//!
+//! A VM's JSON ends with its status, and the status with the host's `observed_at` and `stale`,
+//! which change every few seconds for all VMs of a host at once. So the part before is kept with
+//! the VM, and the end is written last.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::inventory::{Shown, VmQuery};
+use crate::authz::Scope;
+use crate::model::{EventNumber, HostId, PageRequest, Vm};
+
+/// A page of VMs, rendered.
+#[derive(Debug, Clone)]
+pub struct VmPage {
+    /// `{"items": [...], "next_cursor": null | "..."}`; each item as in [`VmView::json`](super::VmView::json).
+    pub json: Bytes,
+    /// The event that it shows.
+    pub event: EventNumber,
+}
+
+/// The JSON of `vm` up to the end of its status: without `observed_at`, `stale` and two braces.
+pub(super) fn open_json(vm: &Vm) -> Bytes {
+    let mut json = serde_json::to_vec(vm).unwrap_or_default();
+    json.truncate(json.len().saturating_sub(2));
+    json.into()
+}
+
+/// What ends the JSON of each VM of one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending(Bytes);
+
+impl Ending {
+    pub(super) fn new(observed_at: Option<time::OffsetDateTime>, stale: bool) -> Self {
+        let at = observed_at.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
+        let at = at.map_or_else(|| "null".to_owned(), |at| format!("\"{at}\""));
+        Self(format!(",\"observed_at\":{at},\"stale\":{stale}}}}}").into())
+    }
+}
+
+/// One VM's whole JSON.
+pub(super) fn close_json(shown: &Shown, ending: &Ending) -> Bytes {
+    let mut json = BytesMut::with_capacity(shown.json.len() + ending.0.len());
+    json.put_slice(&shown.json);
+    json.put_slice(&ending.0);
+    json.freeze()
+}
+
+/// A page's whole JSON.
+pub(super) fn page_json(shown: &[Shown], more: bool, endings: &HashMap<HostId, Ending>) -> Bytes {
+    let size: usize = shown.iter().map(|vm| vm.json.len() + 80).sum();
+    let mut json = BytesMut::with_capacity(size + 80);
+    json.put_slice(b"{\"items\":[");
+    for (index, vm) in shown.iter().enumerate() {
+        if index > 0 {
+            json.put_u8(b',');
+        }
+        json.put_slice(&vm.json);
+        match endings.get(&vm.host) {
+            Some(ending) => json.put_slice(&ending.0),
+            None => json.put_slice(b",\"observed_at\":null,\"stale\":true}}"),
+        }
+    }
+    json.put_slice(b"],\"next_cursor\":");
+    match shown.last().filter(|_| more) {
+        Some(last) => json.put_slice(format!("\"{}\"", last.vm.id).as_bytes()),
+        None => json.put_slice(b"null"),
+    }
+    json.put_u8(b'}');
+    json.freeze()
+}
+
+type PageKey = (Scope, VmQuery, PageRequest);
+
+/// Pages as they were rendered last. An entry is good for as long as neither a VM nor the
+/// observation of a host changed.
+#[derive(Debug, Default)]
+pub(super) struct PageCache(Mutex<HashMap<PageKey, (EventNumber, u64, VmPage)>>);
+
+impl PageCache {
+    const MAX_PAGES: usize = 64;
+
+    /// The page under `key`, made by `render` unless one of this very `version` is there.
+    pub(super) fn page(
+        &self,
+        key: PageKey,
+        vms_changed: EventNumber,
+        observed: u64,
+        render: impl FnOnce(&PageKey) -> VmPage,
+    ) -> VmPage {
+        {
+            let pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, seen, page)) = pages.get(&key)
+                && (*at, *seen) == (vms_changed, observed)
+            {
+                return page.clone();
+            }
+        }
+        let page = render(&key);
+        let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.len() >= Self::MAX_PAGES && !pages.contains_key(&key) {
+            pages.clear();
+        }
+        pages.insert(key, (vms_changed, observed, page.clone()));
+        page
+    }
+}

@@ -1,0 +1,429 @@
+//! VMs: what callers ask of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::host::HostHandle;
+use super::images::copy_id;
+use super::inventory::Shown;
+use super::operation::{CreatePlan, DeletePlan, PlannedVolume, PowerPlan, Proposal, UpdatePlan};
+use super::render::{self, Ending};
+use super::{LOCAL_OWNER, Limen, VmPage, VmQuery, operation, validate};
+use crate::authz::Resource;
+use crate::context::{Action, Actor, Context};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hypervisor::{ConsoleKind, ConsoleStream, Mark, VolumeRef, VolumeSpec};
+use crate::model::{
+    CreateDisk, CreateVm, Disk, DiskMode, EventNumber, Firmware, GIB, HostId, HostState, Image, ImageFormat, ImageId,
+    ImagePhase, Iso, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction, Transition,
+    UpdateVm, Vm, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat, VolumeId, VolumeRecord,
+};
+use crate::store::{Expect, Row};
+
+/// One VM, as it is shown.
+#[derive(Debug, Clone)]
+pub struct VmView {
+    /// The VM.
+    pub vm: Arc<Vm>,
+    /// When its host was last observed in full.
+    pub observed_at: Option<time::OffsetDateTime>,
+    /// Whether that is too long ago to rely on.
+    pub stale: bool,
+    /// All of it as JSON, with `observed_at` and `stale` in the status.
+    pub json: Bytes,
+    /// The entity tag: record version and status revision, `"3.17"` without the quotes.
+    pub etag: String,
+    /// The event that it shows.
+    pub event: EventNumber,
+}
+
+/// How long a guest may take to obey when the caller does not say, in seconds.
+const DEFAULT_TIMEOUT_S: u32 = 90;
+
+impl Limen {
+    /// A page of VMs, rendered. No call to a host, no query.
+    pub async fn list_vms(&self, ctx: &Context, query: &VmQuery, page: PageRequest) -> Result<VmPage> {
+        self.authorize(ctx, Action::ListVms, Resource::Any, "VM")?;
+        let shared = &self.shared;
+        let scope = shared.authz.list_scope(ctx.actor());
+        let event = shared.inventory.event();
+        let now = shared.clock.monotonic();
+        let observed = shared.hosts.iter().fold(0, |sum, host| sum + host.version(now, &shared.timings));
+        let key = (scope, query.clone(), page);
+        let page = shared.pages.page(key, shared.inventory.vms_changed(), observed, |(scope, query, page)| {
+            let (shown, more) = shared.inventory.vms(scope, query, *page);
+            VmPage { json: render::page_json(&shown, more, &self.endings()), event }
+        });
+        Ok(VmPage { event, ..page })
+    }
+
+    /// One VM. No call to a host, no query.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), also for one that is not in the actor's sight.
+    pub async fn get_vm(&self, ctx: &Context, id: VmId) -> Result<VmView> {
+        let event = self.shared.inventory.event();
+        let shown = self.find(ctx, Action::GetVm, id)?;
+        let host = self.shared.hosts.iter().find(|host| host.id == shown.host);
+        let now = self.shared.clock.monotonic();
+        let ending = host.map_or_else(|| Ending::new(None, true), |host| host.ending(now, &self.shared.timings));
+        Ok(VmView {
+            observed_at: host.and_then(|host| host.observed_at()),
+            stale: host.is_none_or(|host| host.state(now, &self.shared.timings) != HostState::Up),
+            json: render::close_json(&shown, &ending),
+            etag: format!("{}.{}", shown.vm.version, shown.vm.status.revision),
+            vm: shown.vm,
+            event,
+        })
+    }
+
+    /// Makes a VM: its volumes, their contents, its definition, and starts it where asked. The
+    /// answer is the operation; the VM is there, `creating`, at once, and gone again when it fails.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists) (the name),
+    /// [`NoSpace`](ErrorKind::NoSpace), [`Unsupported`](ErrorKind::Unsupported).
+    pub async fn create_vm(&self, ctx: &Context, create: CreateVm) -> Result<Operation> {
+        self.authorize(ctx, Action::CreateVm, Resource::Any, "VM")?;
+        if let Some(operation) = self.repeated(ctx, Action::CreateVm, &create).await? {
+            return Ok(operation);
+        }
+        validate::create_vm(&create)?;
+        let owner = self.owner_of(ctx)?;
+        if self.shared.inventory.name_taken(owner, &create.name).is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
+        }
+        let host = self.pick_host(create.host.as_deref())?;
+        let id = OperationId::generate();
+        let plan = self.plan_vm(&create, owner, &host, id)?;
+        let record = &plan.record;
+        let mut rows: Vec<Row> = volume_rows(id, record).into_iter().map(Row::Volume).collect();
+        rows.push(Row::Vm { record: Box::new(record.clone()), expect: Expect::Absent });
+        let proposal = Proposal {
+            id,
+            kind: OperationKind::CreateVm,
+            host: host.id,
+            vm: Some(record.id),
+            image: None,
+            owner: Some(owner),
+            plan: serde_json::to_value(&plan).map_err(Error::internal)?,
+            rows,
+            preempt: false,
+            detail: Some(create.name.clone()),
+        };
+        self.submit(ctx, &create, proposal).await.map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."),
+            _ => error,
+        })
+    }
+
+    /// Changes what `update` names, and nothing else. vCPUs and memory count from the next boot.
+    ///
+    /// # Errors
+    /// [`PreconditionFailed`](ErrorKind::PreconditionFailed): the record's version is not
+    /// `expected`. [`AlreadyExists`](ErrorKind::AlreadyExists): the name.
+    pub async fn update_vm(
+        &self,
+        ctx: &Context,
+        id: VmId,
+        update: UpdateVm,
+        expected: Option<i64>,
+    ) -> Result<Operation> {
+        let (shown, record) = self.find_managed(ctx, Action::UpdateVm, id)?;
+        if let Some(operation) = self.repeated(ctx, Action::UpdateVm, &(id, &update)).await? {
+            return Ok(operation);
+        }
+        validate::update_vm(&update)?;
+        refuse_other_version(&record, expected)?;
+        operation::refuse_unless_defined(shown.vm.status.state)?;
+        if let Some(name) = update.name.as_deref().filter(|name| *name != record.name)
+            && self.shared.inventory.name_taken(record.owner, name).is_some()
+        {
+            return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
+        }
+        let plan = UpdatePlan { vm: id, update: update.clone() };
+        let plan = serde_json::to_value(plan).map_err(Error::internal)?;
+        let proposal = on_vm(OperationKind::UpdateVm, &record, plan);
+        self.submit(ctx, &(id, &update), proposal).await
+    }
+
+    /// Deletes a VM: cuts its power, removes its definition and the volumes that it owns. It takes
+    /// the place of an operation that waits for the guest.
+    ///
+    /// # Errors
+    /// [`PreconditionFailed`](ErrorKind::PreconditionFailed): the record's version is not `expected`.
+    pub async fn delete_vm(&self, ctx: &Context, id: VmId, expected: Option<i64>) -> Result<Operation> {
+        let (_, record) = self.find_managed(ctx, Action::DeleteVm, id)?;
+        refuse_other_version(&record, expected)?;
+        let volumes = record.spec.disks.iter().map(|disk| VolumeRef { id: disk.volume, format: disk.format }).collect();
+        let plan = serde_json::to_value(DeletePlan { vm: id, volumes }).map_err(Error::internal)?;
+        let deleting = VmRecord {
+            phase: VmPhase::Deleting,
+            version: record.version + 1,
+            updated_at: self.now(),
+            ..(*record).clone()
+        };
+        let mut proposal = on_vm(OperationKind::DeleteVm, &record, plan);
+        proposal.rows = vec![Row::Vm { record: Box::new(deleting), expect: Expect::Version(record.version) }];
+        proposal.preempt = true;
+        self.submit(ctx, &id, proposal).await
+    }
+
+    /// Changes a VM's power as [`PowerAction::on`] says. `shutdown` and `reboot` succeed when the
+    /// guest is off or was reset, and fail with [`Timeout`](ErrorKind::Timeout) after `timeout_s`
+    /// (1 to 3600 s, 90 when none is given), leaving it as it is. `power_off` and `reset` take the
+    /// place of an operation that waits for the guest.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict): the action has no meaning in the VM's state.
+    pub async fn change_power(
+        &self,
+        ctx: &Context,
+        id: VmId,
+        action: PowerAction,
+        timeout_s: Option<u32>,
+    ) -> Result<Operation> {
+        let (shown, record) = self.find_managed(ctx, Action::ChangePower, id)?;
+        let request = (id, action, timeout_s);
+        if let Some(operation) = self.repeated(ctx, Action::ChangePower, &request).await? {
+            return Ok(operation);
+        }
+        let timeout_s = timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
+        validate::timeout_s(timeout_s)?;
+        let state = shown.vm.status.state;
+        operation::refuse_unless_defined(state)?;
+        let known = shown.vm.operation.is_none() && !matches!(state, VmState::Creating | VmState::Deleting);
+        if known && action.on(state) == Transition::Refused && state != VmState::Unknown {
+            let text = format!("{} has no meaning for a VM that is {}.", action.as_str(), state.as_str());
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        let plan = PowerPlan { vm: id, action, timeout_s };
+        let mut proposal =
+            on_vm(OperationKind::ChangePower, &record, serde_json::to_value(plan).map_err(Error::internal)?);
+        proposal.preempt = matches!(action, PowerAction::PowerOff | PowerAction::Reset);
+        proposal.detail = Some(action.as_str().to_owned());
+        self.submit(ctx, &request, proposal).await
+    }
+
+    /// Opens a console of a running VM; any process may, not only the owner of the host.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict): it is not running.
+    pub async fn open_console(&self, ctx: &Context, id: VmId, kind: ConsoleKind) -> Result<ConsoleStream> {
+        let (shown, _) = self.find_managed(ctx, Action::OpenConsole, id)?;
+        self.host(shown.host)?.hypervisor.open_console(id, kind).await
+    }
+
+    /// A VM in the actor's sight.
+    fn find(&self, ctx: &Context, action: Action, id: VmId) -> Result<Shown> {
+        let shown = self.shared.inventory.vm(id).ok_or_else(|| Error::not_found("VM"))?;
+        self.authorize(ctx, action, Resource::Vm { id, owner: shown.vm.owner }, "VM")?;
+        Ok(shown)
+    }
+
+    /// A VM that LIMEN made.
+    fn find_managed(&self, ctx: &Context, action: Action, id: VmId) -> Result<(Shown, Arc<VmRecord>)> {
+        let shown = self.find(ctx, action, id)?;
+        match shown.record.clone() {
+            Some(record) => Ok((shown, record)),
+            None => Err(Error::new(ErrorKind::Conflict, "LIMEN did not make this VM, and never changes it.")),
+        }
+    }
+
+    fn owner_of(&self, ctx: &Context) -> Result<OwnerId> {
+        match ctx.actor() {
+            Actor::User { owner, .. } => Ok(*owner),
+            Actor::Anonymous => Err(Error::new(ErrorKind::Unauthenticated, "A token is needed: log in first.")),
+            Actor::Local | Actor::System(_) => {
+                self.shared.inventory.owner_named(LOCAL_OWNER).ok_or_else(|| Error::not_found("owner"))
+            }
+        }
+    }
+
+    fn pick_host(&self, name: Option<&str>) -> Result<Arc<HostHandle>> {
+        let mut hosts = self.shared.hosts.iter();
+        let found = match name {
+            Some(name) => hosts.find(|host| host.name == name),
+            None => hosts.next(),
+        };
+        found.cloned().ok_or_else(|| Error::invalid("host", "There is no such host."))
+    }
+
+    pub(super) fn host(&self, id: HostId) -> Result<&Arc<HostHandle>> {
+        let found = self.shared.hosts.iter().find(|host| host.id == id);
+        found.ok_or_else(|| Error::unavailable("The VM's host"))
+    }
+
+    fn endings(&self) -> HashMap<HostId, Ending> {
+        let now = self.shared.clock.monotonic();
+        self.shared.hosts.iter().map(|host| (host.id, host.ending(now, &self.shared.timings))).collect()
+    }
+
+    /// Chooses every id and address, and checks what can be checked before the first step.
+    fn plan_vm(
+        &self,
+        create: &CreateVm,
+        owner: OwnerId,
+        host: &HostHandle,
+        operation: OperationId,
+    ) -> Result<CreatePlan> {
+        let can = host.hypervisor.capability();
+        if create.firmware == Firmware::Uefi && !can.uefi {
+            return Err(Error::new(ErrorKind::Unsupported, "This host has no UEFI firmware for guests."));
+        }
+        if (!create.disks.is_empty() || create.iso.is_some()) && !can.volumes {
+            return Err(Error::new(ErrorKind::Unsupported, "This host cannot hold volumes."));
+        }
+        let networks = host.networks();
+        for (index, wanted) in create.networks.iter().enumerate() {
+            if host.info().is_some() && !networks.iter().any(|network| network.name == *wanted) {
+                return Err(Error::invalid(format!("networks[{index}]"), "There is no such network on the host."));
+            }
+        }
+        let mut disks = Vec::with_capacity(create.disks.len());
+        let mut volumes = Vec::with_capacity(create.disks.len());
+        let mut images = Vec::new();
+        for (index, wanted) in create.disks.iter().enumerate() {
+            let image = wanted.image.map(|id| self.usable_image(&format!("disks[{index}].image"), id)).transpose()?;
+            let (disk, planned) = plan_disk(index, wanted, image.as_deref(), host.id)?;
+            if planned.volume.backing.is_some() {
+                if !can.linked_volumes {
+                    return Err(Error::new(ErrorKind::Unsupported, "This host cannot hold linked disks."));
+                }
+                images.extend(wanted.image);
+            }
+            disks.push(disk);
+            volumes.push(planned);
+        }
+        let iso = match create.iso {
+            None => None,
+            Some(id) => {
+                if self.usable_image("iso", id)?.format != ImageFormat::Iso {
+                    return Err(Error::invalid("iso", "This image is a disk, not installation media."));
+                }
+                images.push(id);
+                Some(Iso { image: id, volume: copy_id(id, host.id) })
+            }
+        };
+        let wanted: u64 = volumes.iter().map(|planned| planned.volume.capacity_bytes).sum();
+        if host.info().is_some_and(|info| wanted > info.free_bytes) {
+            let text = "The host has less free space than the disks may grow to; make them smaller.";
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
+        let nics = create.networks.iter().map(|network| Nic { mac: random_mac(), network: network.clone() }).collect();
+        let now = self.now();
+        images.sort_unstable();
+        images.dedup();
+        let record = VmRecord {
+            id: VmId::generate(),
+            owner,
+            host: host.id,
+            name: create.name.clone(),
+            description: create.description.clone(),
+            labels: create.labels.clone(),
+            spec: VmSpec {
+                vcpus: create.vcpus,
+                memory_mib: create.memory_mib,
+                firmware: create.firmware,
+                disks,
+                iso,
+                nics,
+            },
+            phase: VmPhase::Creating,
+            autostart: create.autostart,
+            created_by: operation,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        let mark = Mark { install: self.shared.install.id, operation };
+        Ok(CreatePlan { record, mark, volumes, images, start: create.start })
+    }
+
+    fn usable_image(&self, field: &str, id: ImageId) -> Result<Arc<Image>> {
+        let image = self.shared.inventory.image(id).filter(|image| image.phase == ImagePhase::Ready);
+        image.ok_or_else(|| Error::invalid(field, "There is no such image."))
+    }
+}
+
+fn plan_disk(index: usize, wanted: &CreateDisk, image: Option<&Image>, host: HostId) -> Result<(Disk, PlannedVolume)> {
+    let id = VolumeId::generate();
+    let wanted_bytes = wanted.size_gib.unwrap_or(0) * GIB;
+    let mode = wanted.mode.unwrap_or_default();
+    let Some(image) = image else {
+        let format = wanted.format.unwrap_or(VolumeFormat::Qcow2);
+        let disk = Disk { volume: id, format, size_bytes: wanted_bytes, image: None, mode: DiskMode::Full };
+        let volume = VolumeSpec { id, format, capacity_bytes: wanted_bytes, backing: None };
+        return Ok((disk, PlannedVolume { volume, fill: None }));
+    };
+    if image.format == ImageFormat::Iso {
+        let text = "This image is installation media; give it as iso.";
+        return Err(Error::invalid(format!("disks[{index}].image"), text));
+    }
+    if wanted.size_gib.is_some() && wanted_bytes < image.capacity_bytes {
+        let text = "A disk cannot be smaller than the image that fills it.";
+        return Err(Error::invalid(format!("disks[{index}].size_gib"), text));
+    }
+    let capacity_bytes = wanted_bytes.max(image.capacity_bytes);
+    let image_format = operation::copy_format(image.format);
+    let (format, backing, fill) = match mode {
+        DiskMode::Full => (image_format, None, Some(image.id)),
+        DiskMode::Linked => {
+            let copy = VolumeRef { id: copy_id(image.id, host), format: image_format };
+            (VolumeFormat::Qcow2, Some(copy), None)
+        }
+    };
+    let disk = Disk { volume: id, format, size_bytes: capacity_bytes, image: Some(image.id), mode };
+    Ok((disk, PlannedVolume { volume: VolumeSpec { id, format, capacity_bytes, backing }, fill }))
+}
+
+/// The rows of the volumes that a VM owns.
+pub(super) fn volume_rows(maker: OperationId, record: &VmRecord) -> Vec<VolumeRecord> {
+    let rows = record.spec.disks.iter().map(|disk| VolumeRecord {
+        id: disk.volume,
+        host: record.host,
+        format: disk.format,
+        capacity_bytes: disk.size_bytes,
+        vm: Some(record.id),
+        image: disk.image.filter(|_| disk.mode == DiskMode::Linked),
+        filled: false,
+        created_by: maker,
+    });
+    rows.collect()
+}
+
+/// An operation on a VM that is there.
+fn on_vm(kind: OperationKind, record: &VmRecord, plan: serde_json::Value) -> Proposal {
+    Proposal {
+        id: OperationId::generate(),
+        kind,
+        host: record.host,
+        vm: Some(record.id),
+        image: None,
+        owner: Some(record.owner),
+        plan,
+        rows: Vec::new(),
+        preempt: false,
+        detail: None,
+    }
+}
+
+fn refuse_other_version(record: &VmRecord, expected: Option<i64>) -> Result<()> {
+    match expected {
+        Some(version) if version != record.version => {
+            let text = "The VM has changed since you read it; read it again.";
+            Err(Error::new(ErrorKind::PreconditionFailed, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A locally administered unicast address, 40 random bits behind QEMU's first byte.
+fn random_mac() -> String {
+    let bytes: [u8; 5] = rand::rng().random();
+    let rest: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("52:{}", rest.join(":"))
+}
