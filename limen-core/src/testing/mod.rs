@@ -1,1 +1,5 @@
-//! Conformance suites.
+//! Conformance suites: what every implementation of a trait must do, as functions to call from your
+//! own tests. They panic where a promise is broken.
+
+pub mod behaviours;
+pub mod hypervisor;
