@@ -1,1 +1,71 @@
-//! postgres
+//! The Store that several servers share: a PostgreSQL database.
+
+use std::str::FromStr as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::ConnectOptions as _;
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::watch;
+
+pub use super::sql::SqlStore as PostgresStore;
+use super::sql::{Pool, PoolCell, Watch, grown, pool_options};
+use crate::error::{Error, Result};
+use crate::model::EventNumber;
+use crate::secret::Secret;
+use crate::store::PoolSettings;
+
+/// A notification may be lost: the log is looked at this often whatever happens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl PostgresStore {
+    /// Connects to the database at `url` (`postgres://user:password@host:port/name`) and brings it
+    /// to this program's schema. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) `database_url`: malformed.
+    /// [`Conflict`](crate::ErrorKind::Conflict): the schema is newer than this program.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): the database cannot be reached, or refuses
+    /// the user.
+    pub async fn connect(url: &Secret, settings: &PoolSettings) -> Result<Self> {
+        // The parser's own message may repeat parts of the address.
+        let options = PgConnectOptions::from_str(url.expose())
+            .map_err(|_| Error::invalid("database_url", "The database's address is malformed."))?
+            .application_name("limen")
+            .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
+            .disable_statement_logging();
+        let cell = PoolCell::default();
+        let pool = pool_options(settings, &cell).connect_lazy_with(options.clone());
+        let pool = Arc::new(Pool::Postgres(pool));
+        // The cell is new: nobody has filled it.
+        _ = OnceLock::set(&cell, Arc::downgrade(&pool));
+        Self::start(pool, Watch::Postgres(options)).await
+    }
+}
+
+/// Listens for commits of other processes as long as the Store lives.
+pub(super) async fn watch(options: PgConnectOptions, last: watch::Sender<EventNumber>) {
+    // One connection to listen, one to look.
+    let pool = PgPoolOptions::new().max_connections(2).test_before_acquire(true).connect_lazy_with(options);
+    loop {
+        if let Err(error) = watch_once(&pool, &last).await {
+            tracing::warn!(%error, "the watch for other processes' commits is tried again");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn watch_once(pool: &sqlx::Pool<sqlx::Postgres>, last: &watch::Sender<EventNumber>) -> sqlx::Result<()> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen("limen_events").await?;
+    loop {
+        let look = sqlx::query("SELECT value FROM event_counter").fetch_one(pool).await?;
+        grown(last, look.try_get(0)?);
+        if let Ok(heard) = tokio::time::timeout(LOOK_EVERY, listener.recv()).await
+            && let Ok(number) = heard?.payload().parse()
+        {
+            grown(last, number);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! One change, in one transaction.
+//!
+//! What is locked comes in one order: idempotency key, lease, operation locks, owner, image, VM,
+//! operation, counter. What goes, goes before what comes, so that a name is free again in the same
+//! change; each kind of row in the order of its ids.
+
+use super::driver::{Tx, args};
+use super::failure::Outcome;
+use super::log::{self, Logged};
+use super::value::{document, micros, name};
+use super::{lease, operations, rows};
+use crate::error::Error;
+use crate::model::{AuditRecord, Fact, OperationId};
+use crate::store::{Change, OperationWrite, Row};
+
+/// What a transaction of a change came to.
+#[derive(Debug, Clone)]
+pub(super) enum Written {
+    /// It is written, when the commit goes through.
+    Change(Logged),
+    /// The idempotency key stands for this operation: nothing may be kept of the transaction.
+    Repeated(OperationId),
+}
+
+/// Writes `change` into `tx`.
+pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
+    let mut preempted = Vec::new();
+    if let Some(OperationWrite::Insert { row, .. }) = &change.operation {
+        operations::insert(tx, row).await?;
+    }
+    if let Some(key) = &change.idempotency {
+        let Some(OperationWrite::Insert { row, .. }) = &change.operation else {
+            return Err(Error::internal("an idempotency key stands for a new operation").into());
+        };
+        if let Some(earlier) = operations::remember(tx, key, row.operation.id).await? {
+            return Ok(Written::Repeated(earlier));
+        }
+    }
+    if let Some(fence) = change.fence {
+        lease::hold(tx, fence).await?;
+    }
+    match &change.operation {
+        Some(OperationWrite::Insert { row, locks, preempt }) => {
+            preempted = operations::lock(tx, row.operation.id, locks, *preempt).await?;
+        }
+        Some(OperationWrite::Update(row)) if row.operation.state.is_finished() => {
+            operations::release(tx, row.operation.id).await?;
+        }
+        _ => {}
+    }
+
+    let mut ordered: Vec<&Row> = change.rows.iter().collect();
+    ordered.sort_by_key(|row| rows::order(row));
+    let mut facts = Vec::with_capacity(ordered.len() + 1);
+    rows::write(tx, &ordered, &mut facts).await?;
+
+    let mut operation = None;
+    match &change.operation {
+        Some(OperationWrite::Insert { row, .. }) => {
+            for id in preempted {
+                facts.push(operations::preempt(tx, id).await?);
+            }
+            operation = Some(row.operation.id);
+            facts.push(Fact::Operation { operation: row.operation.clone() });
+        }
+        Some(OperationWrite::Update(row)) => {
+            operation = Some(row.operation.id);
+            facts.push(operations::update(tx, row).await?);
+        }
+        Some(OperationWrite::RequestCancel(id)) => {
+            operation = Some(*id);
+            facts.extend(operations::request_cancel(tx, *id).await?);
+        }
+        None => {}
+    }
+    for record in &change.audit {
+        audit(tx, record).await?;
+    }
+    Ok(Written::Change(log::append(tx, operation, &facts).await?))
+}
+
+async fn audit(tx: &mut Tx, record: &AuditRecord) -> Outcome<()> {
+    let sql = "INSERT INTO audit (id, created_at, actor, user_id, action, resource, outcome, operation_id, document) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    let args = args![
+        record.id,
+        micros(record.at),
+        &record.actor.label,
+        record.actor.user,
+        record.action.as_str(),
+        &record.resource,
+        name(&record.outcome)?,
+        record.operation,
+        document(record)?,
+    ];
+    tx.execute(sql, args).await?;
+    Ok(())
+}
