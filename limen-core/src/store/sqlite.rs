@@ -46,8 +46,8 @@ impl SqliteStore {
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable): there is no memory for it.
     pub async fn in_memory() -> Result<Self> {
-        // The database is its connection: one, that never ends.
-        let settings = PoolSettings { max_open: 1, max_idle: 1, ..PoolSettings::default() };
+        // The database is its connection: one, that is never closed.
+        let settings = PoolSettings { max_open: 1, max_idle: u32::MAX, ..PoolSettings::default() };
         let cell = PoolCell::default();
         let pool = pool_options(&settings, &cell)
             .min_connections(1)

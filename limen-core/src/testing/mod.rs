@@ -3,3 +3,4 @@
 
 pub mod behaviours;
 pub mod hypervisor;
+pub mod store;

@@ -307,7 +307,9 @@ pub(in crate::store) type PoolCell = Arc<OnceLock<Weak<Pool>>>;
 
 /// The options of a pool for either database.
 pub(in crate::store) fn pool_options<D: sqlx::Database>(settings: &PoolSettings, cell: &PoolCell) -> PoolOptions<D> {
-    let (cell, max_idle) = (Arc::clone(cell), settings.max_idle as usize);
+    let cell = Arc::clone(cell);
+    // sqlx counts a release late: its number of idle connections may fall below zero and wrap.
+    let too_many = settings.max_idle as usize..=settings.max_open as usize;
     PoolOptions::new()
         .max_connections(settings.max_open.max(1))
         .max_lifetime(settings.max_lifetime)
@@ -316,6 +318,7 @@ pub(in crate::store) fn pool_options<D: sqlx::Database>(settings: &PoolSettings,
         .test_before_acquire(false)
         .after_release(move |_, _| {
             let idle = cell.get().and_then(Weak::upgrade).map_or(0, |pool| pool.idle());
-            Box::pin(async move { Ok(idle < max_idle) })
+            let keep = !too_many.contains(&idle);
+            Box::pin(async move { Ok(keep) })
         })
 }

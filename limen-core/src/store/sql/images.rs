@@ -95,14 +95,7 @@ pub(super) async fn lock_needed(tx: &mut Tx, rows: &[&Row]) -> Outcome<Ready> {
 
 /// Inserts or replaces a volume's row.
 pub(super) async fn volume(tx: &mut Tx, record: &VolumeRecord, ready: &Ready) -> Outcome<()> {
-    let args = args![
-        record.id,
-        record.host,
-        record.vm,
-        record.image,
-        record.format.as_str(),
-        document(record)?,
-    ];
+    let args = args![record.id, record.host, record.vm, record.image, record.format.as_str(), document(record)?,];
     let update = "UPDATE volumes SET host_id = $2, vm_id = $3, image_id = $4, format = $5, document = $6 WHERE id = $1";
     let dangling = "The volume's host or image is not there.";
     let written = tx.execute(update, args.clone()).await;

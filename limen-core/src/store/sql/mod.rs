@@ -34,9 +34,7 @@ use self::commit::Written;
 use self::driver::Tx;
 use self::failure::{Failure, Outcome};
 use self::prune::Prune;
-use super::{
-    Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store,
-};
+use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
 use crate::model::{
     AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, UserId, VolumeId, VolumeRecord,

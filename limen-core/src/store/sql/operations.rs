@@ -46,12 +46,7 @@ pub(super) async fn insert(tx: &mut Tx, row: &OperationRow) -> Outcome<()> {
 }
 
 /// Takes `locks` for `id`; answers the operations that they were taken over from.
-pub(super) async fn lock(
-    tx: &mut Tx,
-    id: OperationId,
-    locks: &[String],
-    preempt: bool,
-) -> Outcome<Vec<OperationId>> {
+pub(super) async fn lock(tx: &mut Tx, id: OperationId, locks: &[String], preempt: bool) -> Outcome<Vec<OperationId>> {
     let mut locks: Vec<_> = locks.iter().collect();
     locks.sort_unstable();
     locks.dedup();
@@ -148,9 +143,8 @@ pub(super) async fn remember(tx: &mut Tx, key: &IdempotencyKey, id: OperationId)
     if tx.execute(sql, args).await? > 0 {
         return Ok(None);
     }
-    let (digest, earlier) = remembered(tx, &key.scope, &key.key)
-        .await?
-        .ok_or_else(|| Error::unavailable("The store"))?;
+    let (digest, earlier) =
+        remembered(tx, &key.scope, &key.key).await?.ok_or_else(|| Error::unavailable("The store"))?;
     if digest == key.digest {
         Ok(Some(earlier))
     } else {
@@ -228,7 +222,11 @@ pub(super) async fn page(tx: &mut Tx, query: &OperationQuery) -> Outcome<Page<Op
         args.extend(owners.iter().map(|owner| Arg::from(*owner)));
         let places: Vec<_> = (first..=args.len()).map(|place| format!("${place}")).collect();
         // An empty list of owners owns nothing.
-        _ = if places.is_empty() { write!(sql, " AND 1 = 0") } else { write!(sql, " AND owner_id IN ({})", places.join(", ")) };
+        _ = if places.is_empty() {
+            write!(sql, " AND 1 = 0")
+        } else {
+            write!(sql, " AND owner_id IN ({})", places.join(", "))
+        };
     }
     args.push((i64::from(query.page.limit()) + 1).into());
     _ = write!(sql, " ORDER BY id DESC LIMIT ${}", args.len());

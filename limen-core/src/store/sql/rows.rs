@@ -147,8 +147,7 @@ async fn session(tx: &mut Tx, record: &SessionRecord) -> Outcome<Fact> {
         return Err(Error::new(ErrorKind::Conflict, "The user is disabled or gone.").into());
     }
     let sql = "INSERT INTO sessions (id, user_id, created_at, expires_at, document) VALUES ($1, $2, $3, $4, $5)";
-    let args =
-        args![record.id, record.user, micros(record.created_at), micros(record.expires_at), document(record)?];
+    let args = args![record.id, record.user, micros(record.created_at), micros(record.expires_at), document(record)?];
     tx.execute(sql, args).await.map_err(|failure| failure.named("There is such a session already.", ""))?;
     Ok(Fact::Session { record: record.clone() })
 }

@@ -7,6 +7,7 @@ use super::failure::Outcome;
 use super::images::Ready;
 use super::rows::changed;
 use super::value::{document, micros, name};
+use crate::error::{Error, ErrorKind};
 use crate::model::{Fact, ImageId, VmId, VmRecord};
 use crate::store::{Expect, Row};
 
@@ -68,12 +69,16 @@ pub(super) async fn write(tx: &mut Tx, record: &VmRecord, expect: Expect, ready:
 }
 
 async fn take_macs(tx: &mut Tx, record: &VmRecord) -> Outcome<()> {
+    let taken = "A MAC address is in use by another NIC.";
+    let mut seen = BTreeSet::new();
     for mac in macs(record) {
+        if !seen.insert(mac.clone()) {
+            return Err(Error::new(ErrorKind::AlreadyExists, taken).into());
+        }
         // A MAC of another VM's is left to the primary key.
         let sql = "INSERT INTO macs (mac, vm_id) SELECT $1, $2 \
                    WHERE NOT EXISTS (SELECT 1 FROM macs WHERE mac = $1 AND vm_id = $2)";
-        let written = tx.execute(sql, args![mac, record.id]).await;
-        written.map_err(|failure| failure.named("A NIC's MAC address is in use by another VM.", ""))?;
+        tx.execute(sql, args![mac, record.id]).await.map_err(|failure| failure.named(taken, ""))?;
     }
     Ok(())
 }
