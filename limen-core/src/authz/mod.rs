@@ -41,28 +41,31 @@ pub enum Decision {
 /// What a list may show.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Objects of these owners; `None` is all, also of no owner.
+    /// Objects of these owners; `None` is all, also of no owner but for VMs.
     pub owners: Option<BTreeSet<OwnerId>>,
     /// Among them, only these VMs; `None` is all.
     pub vms: Option<BTreeSet<VmId>>,
+    /// Also the VMs of no owner: those that LIMEN did not make.
+    pub unmanaged: bool,
 }
 
 impl Scope {
     /// Everything.
-    pub const ALL: Scope = Scope { owners: None, vms: None };
+    pub const ALL: Scope = Scope { owners: None, vms: None, unmanaged: true };
 
     /// Nothing.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { owners: Some(BTreeSet::new()), vms: None }
+        Self { owners: Some(BTreeSet::new()), vms: None, unmanaged: false }
     }
 
     /// Whether a thing of `owner`, about `vm`, is in it.
     #[must_use]
     pub fn contains(&self, owner: Option<OwnerId>, vm: Option<VmId>) -> bool {
-        let owner_fits = match &self.owners {
-            None => true,
-            Some(owners) => owner.is_some_and(|owner| owners.contains(&owner)),
+        let owner_fits = match (owner, &self.owners) {
+            (None, _) if vm.is_some() => self.unmanaged,
+            (_, None) => true,
+            (owner, Some(owners)) => owner.is_some_and(|owner| owners.contains(&owner)),
         };
         let vm_fits = match &self.vms {
             None => true,
@@ -171,8 +174,9 @@ impl Authz for RoleAuthz {
         match actor {
             Actor::Anonymous => Scope::nothing(),
             Actor::Local | Actor::System(_) => Scope::ALL,
-            Actor::User { role: Role::Admin | Role::Operator, .. } => Scope::ALL,
-            Actor::User { owner, .. } => Scope { owners: Some(BTreeSet::from([*owner])), vms: None },
+            Actor::User { role: Role::Admin, .. } => Scope::ALL,
+            Actor::User { role: Role::Operator, .. } => Scope { unmanaged: false, ..Scope::ALL },
+            Actor::User { owner, .. } => Scope { owners: Some(BTreeSet::from([*owner])), vms: None, unmanaged: false },
         }
     }
 }
