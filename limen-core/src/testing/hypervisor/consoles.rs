@@ -1,7 +1,5 @@
 //! Promises about consoles: byte streams that live as long as the VM runs.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Fixture, TestVm, done, refused};
@@ -137,7 +135,7 @@ async fn ends(mut console: ConsoleStream, fixture: &Fixture) {
         // A broken stream is an end too.
         while console.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
     };
-    let ended = tokio::time::timeout(fixture.patience.max(Duration::from_secs(5)), rest).await;
+    let ended = tokio::time::timeout(fixture.patience, rest).await;
     assert!(ended.is_ok(), "the console did not end with its VM");
 }
 
