@@ -9,6 +9,7 @@
 //! | [`serial`] | reads a console until something is said |
 //! | [`server`] | the `limen` program, served on a free port |
 //! | [`http`] | a client for it |
+//! | [`world`] | a host and a Store under a `Limen`, scripted crashes, and the judge of what is left |
 //! | [`process`] | commands with deadlines, waiting, signals |
 //!
 //! Nothing here is quietly absent: what cannot be started panics with the
@@ -23,6 +24,7 @@ pub mod postgres;
 pub mod process;
 pub mod serial;
 pub mod server;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

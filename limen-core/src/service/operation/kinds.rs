@@ -173,6 +173,11 @@ pub(super) fn of(row: &OperationRow) -> Option<&'static Kind> {
     })
 }
 
+/// Whether the operation gives way to a forced action from its very beginning.
+pub(super) fn waits_first(row: &OperationRow) -> bool {
+    of(row).and_then(|kind| kind.steps.first()).is_some_and(|step| step.waits)
+}
+
 /// Whether a cancel still finds something to stop: every step so far and the next can be undone or waits.
 pub(super) fn can_cancel(row: &OperationRow) -> bool {
     let Some(kind) = of(row) else { return false };

@@ -144,7 +144,8 @@ impl Limen {
         };
         let locks = vec![proposal.resource()];
         let journal = Journal { kind_version: kinds::VERSION, plan: proposal.plan, steps: Vec::new(), waiting: false };
-        let row = Box::new(OperationRow { operation: operation.clone(), journal });
+        let mut row = Box::new(OperationRow { operation: operation.clone(), journal });
+        row.journal.waiting = kinds::waits_first(&row);
         let change = Change {
             fence: None,
             operation: Some(OperationWrite::Insert { row, locks, preempt: proposal.preempt }),

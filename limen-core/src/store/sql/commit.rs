@@ -18,7 +18,7 @@ use crate::store::{Change, OperationWrite, Row};
 pub(super) enum Written {
     /// It is written, when the commit goes through.
     Change(Logged),
-    /// The idempotency key stands for this operation: nothing may be kept of the transaction.
+    /// The idempotency key stands for this operation: the transaction keeps nothing of the change.
     Repeated(OperationId),
 }
 
@@ -33,6 +33,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
             return Err(Error::internal("an idempotency key stands for a new operation").into());
         };
         if let Some(earlier) = operations::remember(tx, key, row.operation.id).await? {
+            operations::discard(tx, row.operation.id).await?;
             return Ok(Written::Repeated(earlier));
         }
     }

@@ -131,6 +131,11 @@ async fn absent_or_finished(tx: &mut Tx, id: OperationId) -> Outcome<Error> {
     })
 }
 
+/// Takes an operation back that was inserted in this very transaction.
+pub(super) async fn discard(tx: &mut Tx, id: OperationId) -> Outcome<()> {
+    tx.execute("DELETE FROM operations WHERE id = $1", args![id]).await.map(drop)
+}
+
 /// Remembers `id` under `key`; answers what the key stands for already.
 pub(super) async fn remember(tx: &mut Tx, key: &IdempotencyKey, id: OperationId) -> Outcome<Option<OperationId>> {
     let now = value::now();

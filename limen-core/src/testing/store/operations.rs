@@ -260,6 +260,7 @@ pub async fn an_idempotency_key_stands_for_one_operation(store: Arc<dyn Store>) 
     assert_eq!(fixture.store.remembered("bob create_vm", "k").await.expect("look-up"), None);
     let snapshot = fixture.store.snapshot().await.expect("snapshot");
     assert_eq!((snapshot.vms.len(), snapshot.event), (1, committed.event));
+    assert_eq!(snapshot.operations.len(), 1);
     assert_eq!(fixture.store.audit(PageRequest::default()).await.expect("audit").items.len(), 1);
 }
 
@@ -282,7 +283,8 @@ pub async fn an_idempotency_key_holds_in_parallel(store: Arc<dyn Store>) {
     }
     assert_eq!(made.len(), 1);
     assert_eq!(told, vec![made[0]; 49]);
-    assert_eq!(fixture.store.snapshot().await.expect("snapshot").vms.len(), 1);
+    let snapshot = fixture.store.snapshot().await.expect("snapshot");
+    assert_eq!((snapshot.vms.len(), snapshot.operations.len()), (1, 1));
 }
 
 /// A change of a hundred rows and its operation is one transaction for a reader too.
