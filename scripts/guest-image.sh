@@ -40,7 +40,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${LIMEN_CACHE_DIR:-$here/../.cache}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-recipe=$(cat "${BASH_SOURCE[0]}" "$here/guest/init" | sha256sum | cut -c1-12)
+recipe=$(cat "${BASH_SOURCE[0]}" "$here"/guest/* | sha256sum | cut -c1-12)
 base=$cache/guest-$recipe
 
 # The partition of the disk starts at 1 MiB and holds a FAT file system, which
@@ -86,6 +86,7 @@ make_initrd() {
     mkdir -p initrd/{bin,dev,lib,proc,sys}
     cp root/bin/busybox initrd/bin/
     install -m 755 "$here/guest/init" initrd/init
+    install -m 755 "$here/guest/hello" initrd/bin/hello
     directory=$(echo root/lib/modules/*/kernel/drivers)
     for module in $modules; do
         cp "$directory/$module.ko" initrd/lib/

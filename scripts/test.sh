@@ -55,7 +55,7 @@ run_schemathesis() {
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
 
 stage setup scripts/setup.sh
-stage shell shellcheck -x .ci/run scripts/*.sh scripts/guest/init tests/*.sh tests/support/*.sh
+stage shell shellcheck -x .ci/run scripts/*.sh scripts/guest/* tests/*.sh tests/support/*.sh
 stage fmt cargo fmt --all --check
 stage core cargo build -p limen-core --no-default-features
 stage build cargo build -p limen-http
