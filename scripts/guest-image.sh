@@ -131,7 +131,8 @@ fill_cache() {
     make_disk
     make_cd_tree
     rm -rf debs initrd initrd.gz root/boot root/lib/modules
-    rm -rf "$cache"/guest-????????????
+    # What other versions of this script made, and nobody used for a week.
+    find "$cache" -maxdepth 1 -name 'guest-????????????' -mtime +7 -exec rm -rf {} +
     chmod 755 .
     mv -T "$work" "$base"
     cd "$here"
@@ -165,6 +166,7 @@ write_cd() {
 exec 9>"$cache/guest.lock"
 flock 9
 [[ -e $base/disk.img ]] || fill_cache
+touch "$base"
 flock -u 9
 if [[ -n $out ]]; then
     tools "$base/root"

@@ -3,7 +3,8 @@
 # none answers, opens /dev/kvm to QEMU, makes the network `limen`. Sourced
 # after lib.sh; HYPERVISOR_URI names the hypervisor.
 
-libvirt() { as_root timeout 20 virsh -q -c "$HYPERVISOR_URI" "$@"; }
+# Off the terminal, virsh does not look for an agent of polkit there.
+libvirt() { as_root timeout 20 setsid -w virsh -q -c "$HYPERVISOR_URI" "$@"; }
 
 # Debian's udev makes /dev/kvm root:kvm 0660. Where no udev runs it stays
 # closed to QEMU's user, and libvirt examines QEMU again at every call.
@@ -26,9 +27,13 @@ start_libvirtd() {
     if [[ -d /run/systemd/system ]]; then
         as_root systemctl start virtlogd.socket libvirtd.service
     else
-        # Daemons of their own session: no Ctrl-C reaches them.
-        pgrep -x virtlogd >/dev/null || as_root setsid virtlogd -d
-        as_root setsid libvirtd -d
+        # Daemons of their own session: no Ctrl-C reaches them. Without polkit
+        # it is the socket's mode that admits group libvirt.
+        mkdir -p "$LIMEN_CACHE_DIR"
+        printf '%s\n' 'unix_sock_group = "libvirt"' 'unix_sock_rw_perms = "0770"' \
+            'auth_unix_ro = "none"' 'auth_unix_rw = "none"' >"$LIMEN_CACHE_DIR/libvirtd.conf"
+        [[ -S /run/libvirt/virtlogd-sock ]] || as_root setsid virtlogd -d
+        as_root setsid libvirtd -d -f "$LIMEN_CACHE_DIR/libvirtd.conf"
     fi
     libvirt uri >/dev/null || die "libvirtd was started and does not answer. 'virsh -c $HYPERVISOR_URI uri' tells why."
 }
@@ -36,6 +41,16 @@ start_libvirtd() {
 # Who may use libvirt and KVM, as numbers: the caller's groups and these two.
 group_ids() {
     printf '%s,%s,%s\n' "$(id -G | tr ' ' ,)" "$(getent group libvirt | cut -d: -f3)" "$(getent group kvm | cut -d: -f3)"
+}
+
+# Polkit admits by the user database, not by the groups of a process.
+admit_caller() {
+    local caller
+    caller=$(id -un)
+    if ((EUID != 0)) && ! id -nG "$caller" | grep -qw libvirt; then
+        say "Adding $caller to group libvirt, who may use libvirtd ('sudo gpasswd -d $caller libvirt' takes it back)"
+        as_root usermod -aG libvirt "$caller"
+    fi
 }
 
 # Prints every IPv4 net that this machine knows, as address/length.

@@ -19,7 +19,7 @@ else
     vms=${LIMEN_VMS_DIR:-/var/lib/limen-$(id -un)}
 fi
 log=$data/server.log
-limen=${CARGO_TARGET_DIR:-target}/release/limen
+limen=${LIMEN_BIN:-${CARGO_TARGET_DIR:-target}/release/limen}
 server=
 export PORT=$port BIND_ADDRESS=${BIND_ADDRESS:-127.0.0.1} ADMIN_USER=$user
 export HYPERVISOR_URI=${HYPERVISOR_URI:-${LIBVIRT_URI:-qemu:///system}} LIMEN_DATA_DIR=$data LIMEN_VMS_DIR=$vms
@@ -77,7 +77,6 @@ start_server() {
     local as_user=() kept=PORT,BIND_ADDRESS,ADMIN_USER,ADMIN_PASSWORD,HYPERVISOR_URI,LIMEN_DATA_DIR,LIMEN_VMS_DIR
     if ((EUID != 0)); then
         as_root install -d -m 711 "$vms"
-        # Membership counts at once, without a new login.
         as_user=(sudo --preserve-env="$kept" setpriv "--reuid=$(id -u)" "--regid=$(id -g)"
             "--groups=$(group_ids)" env "HOME=$HOME")
     fi
@@ -87,7 +86,7 @@ start_server() {
     server=$!
     local tries=0
     until healthy; do
-        if ! kill -0 "$server" 2>/dev/null || ((++tries > 300)); then
+        if [[ ! -d /proc/$server ]] || ((++tries > 300)); then
             tail -5 "$log" >&2
             die "The server did not start; its log is $log"
         fi
@@ -98,8 +97,7 @@ start_server() {
 # shellcheck disable=SC2317 # called by a trap
 stop_server() {
     trap '' INT TERM HUP
-    [[ -n $server ]] || return 0
-    kill -0 "$server" 2>/dev/null || [[ -d /proc/$server ]] || return 0
+    [[ -n $server && -d /proc/$server ]] || return 0
     as_root kill -TERM "$server"
     wait "$server" || true
     printf '\n'
@@ -111,9 +109,10 @@ check_machine
 check_rust
 [[ -e $limen ]] || say "This installs what is missing, builds the server and starts it; about 5 minutes the first time"
 scripts/setup.sh run
-build
+[[ -n ${LIMEN_BIN:-} ]] || build
 open_kvm
 start_libvirtd
+admit_caller
 trap 'exit 0' INT TERM HUP
 trap stop_server EXIT
 start_server

@@ -37,7 +37,7 @@ need gcc has cc
 need libc6-dev test -e /usr/include/stdlib.h
 need pkg-config has pkg-config
 need libvirt-dev test -e /usr/include/libvirt/libvirt.h
-need libvirt-daemon-system test -e /etc/libvirt/libvirtd.conf
+need libvirt-daemon-system test -e /lib/systemd/system/libvirtd.service
 need libvirt-clients has virsh
 need qemu-system-x86 has qemu-system-x86_64
 need qemu-utils has qemu-img

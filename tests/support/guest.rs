@@ -3,6 +3,7 @@
 //! `scripts/guest-image.sh` makes it; see there for what it is made of.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -37,12 +38,24 @@ pub enum Medium {
 /// # Panics
 /// When it cannot be made; with the reason.
 pub fn write(medium: Medium, nonce: &str, out: &Path) {
-    let mut script = Command::new(crate::project_dir().join("scripts/guest-image.sh"));
-    script.args(["--nonce", nonce, "--out"]).arg(out);
+    let mut arguments = vec!["--nonce".as_ref(), nonce.as_ref(), "--out".as_ref(), out.as_os_str()];
     if medium == Medium::Iso {
-        script.arg("--iso");
+        arguments.push("--iso".as_ref());
     }
-    script.env("LIMEN_CACHE_DIR", crate::cache_dir());
+    script(&arguments);
+}
+
+/// Fills the cache, so that [`write`] needs no network.
+///
+/// # Panics
+/// When it cannot; with the reason.
+pub fn prepare() {
+    script(&[]);
+}
+
+fn script(arguments: &[&OsStr]) {
+    let mut script = Command::new(crate::project_dir().join("scripts/guest-image.sh"));
+    script.args(arguments).env("LIMEN_CACHE_DIR", crate::cache_dir());
     process::run(&mut script, Duration::from_secs(300)).expect_success();
 }
 

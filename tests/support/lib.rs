@@ -4,6 +4,7 @@
 //! | module | gives |
 //! |---|---|
 //! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
+//! | [`machine`] | mounts, network and libvirt apart, for `make run` |
 //! | [`postgres`] | a PostgreSQL of the test's own |
 //! | [`guest`] | a small real guest that greets on its serial console |
 //! | [`serial`] | reads a console until something is said |
@@ -20,6 +21,7 @@
 pub mod guest;
 pub mod http;
 pub mod libvirt;
+pub mod machine;
 pub mod postgres;
 pub mod process;
 pub mod serial;

@@ -3,16 +3,19 @@
 # test that owns it is gone.
 base=$1
 cat >/dev/null
+
+# A process that waits to be collected has no command line any more.
+alive() { grep -qas postgres "/proc/$1/cmdline"; }
 {
     read -r pid
     for _ in 2 3 4 5 6; do read -r _; done
     read -r _ segment
 } <"$base/data/postmaster.pid"
-if [ -n "$pid" ] && grep -qs postgres "/proc/$pid/comm"; then
+if [ -n "$pid" ] && alive "$pid"; then
     kill -CONT "$pid"
     kill -QUIT "$pid"
     for _ in $(seq 50); do
-        kill -0 "$pid" 2>/dev/null || break
+        alive "$pid" || break
         sleep 0.1
     done
     kill -9 "$pid" 2>/dev/null
