@@ -178,7 +178,8 @@ pub enum Row {
     },
     /// A user goes, with all sessions (each with its event).
     UserGone(UserId),
-    /// A session begins.
+    /// A session begins. Its user must be there and not disabled: else
+    /// [`Conflict`](crate::ErrorKind::Conflict).
     Session(SessionRecord),
     /// A session ends. No such row is a success.
     SessionGone(SessionId),
@@ -375,6 +376,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>>;
 
     /// The host's lease as it is; made on first use, released.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound): there is no such host.
     async fn lease(&self, host: HostId) -> Result<Lease>;
 
     /// Takes the lease over by compare-and-set: none when it is no longer exactly `seen`.
@@ -387,8 +391,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Gives a lease back, so that the next owner need not wait. No effect when it is not the caller's.
     async fn release_lease(&self, lease: &Lease) -> Result<()>;
 
-    /// Removes what is older than `retention` as of `now`, at most a bounded number of rows a
-    /// call; answers how many rows went, by table.
+    /// Removes what is older than `retention` as of `now`, and sessions that have ended by
+    /// themselves (each with its event), at most a bounded number of rows a call; answers how many
+    /// rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;
 
     /// Answers when the database does.

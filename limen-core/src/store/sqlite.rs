@@ -37,7 +37,7 @@ impl SqliteStore {
         let settings = PoolSettings { max_open: settings.max_open.min(MOST_CONNECTIONS), ..*settings };
         let cell = PoolCell::default();
         let pool = pool_options(&settings, &cell).connect_lazy_with(options.clone());
-        Self::start(shared(pool, &settings, &cell), Watch::Sqlite(options)).await
+        Self::start(shared(pool, &cell), Watch::Sqlite(options)).await
     }
 
     /// A Store in this process' memory, gone with it: for trying out and for tests. Must be called
@@ -54,7 +54,7 @@ impl SqliteStore {
             .max_lifetime(None)
             .idle_timeout(None)
             .connect_lazy_with(options().in_memory(true));
-        Self::start(shared(pool, &settings, &cell), Watch::Nothing).await
+        Self::start(shared(pool, &cell), Watch::Nothing).await
     }
 }
 
@@ -66,9 +66,9 @@ fn options() -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-fn shared(pool: sqlx::Pool<sqlx::Sqlite>, settings: &PoolSettings, cell: &PoolCell) -> Arc<Pool> {
+fn shared(pool: sqlx::Pool<sqlx::Sqlite>, cell: &PoolCell) -> Arc<Pool> {
     let writer = Arc::new(Semaphore::new(1));
-    let pool = Arc::new(Pool::Sqlite { pool, writer, patience: settings.acquire_timeout });
+    let pool = Arc::new(Pool::Sqlite { pool, writer });
     // The cell is new: nobody has filled it.
     _ = OnceLock::set(cell, Arc::downgrade(&pool));
     pool

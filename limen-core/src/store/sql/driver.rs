@@ -10,7 +10,7 @@ use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
 use sqlx::Sqlite;
 use sqlx::pool::PoolOptions;
-use sqlx::{Connection, Row as _, SqlSafeStr};
+use sqlx::{Row as _, SqlSafeStr};
 
 use super::failure::{Failure, Outcome};
 use crate::error::Error;
@@ -121,7 +121,6 @@ pub(in crate::store) enum Pool {
         pool: sqlx::Pool<Sqlite>,
         /// Own writers queue here in order instead of asking SQLite again and again.
         writer: Arc<tokio::sync::Semaphore>,
-        patience: Duration,
     },
     #[cfg(feature = "postgres")]
     Postgres(sqlx::Pool<Postgres>),
@@ -236,8 +235,8 @@ impl Pool {
     pub(super) async fn begin_write(&self) -> Outcome<Tx> {
         match self {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite { pool, writer, patience } => {
-                let turn = tokio::time::timeout(*patience, Arc::clone(writer).acquire_owned());
+            Pool::Sqlite { pool, writer } => {
+                let turn = tokio::time::timeout(self.patience(), Arc::clone(writer).acquire_owned());
                 let turn = turn.await.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
                 let tx = within(pool.begin_with("BEGIN IMMEDIATE")).await?;
                 Ok(Tx::Sqlite { tx, _turn: Some(turn) })
@@ -268,6 +267,7 @@ impl Pool {
                 Pool::Sqlite { .. } => {}
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(pool) => {
+                    use sqlx::Connection as _;
                     let mut alive = Vec::new();
                     while let Some(mut connection) = pool.try_acquire() {
                         if connection.ping().await.is_ok() {
@@ -280,6 +280,16 @@ impl Pool {
             }
         })
         .await;
+    }
+
+    /// How long a call waits for what others hold.
+    pub(super) fn patience(&self) -> Duration {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite { pool, .. } => pool.options().get_acquire_timeout(),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => pool.options().get_acquire_timeout(),
+        }
     }
 
     /// How many connections are open and not in use.

@@ -44,9 +44,6 @@ use crate::secret::Secret;
 pub(super) use self::driver::{Pool, PoolCell, pool_options};
 pub(super) use self::wake::{Watch, grown};
 
-/// How long a transaction that others are in the way of is tried again.
-const RETRY_WINDOW: Duration = Duration::from_secs(10);
-
 /// A [`Store`] on SQLite or PostgreSQL.
 pub struct SqlStore {
     pool: Arc<Pool>,
@@ -109,13 +106,13 @@ async fn write<A: Sync, T: Send + Sync>(
                 // Where even this cannot be told, the caller learns that the Store is away.
                 match read_write(pool, &value, landed).await {
                     Ok(true) => return Ok(value),
-                    Ok(false) if started.elapsed() < RETRY_WINDOW => continue,
+                    Ok(false) if started.elapsed() < pool.patience() => continue,
                     Ok(false) | Err(_) => return Err(failure.into_error()),
                 }
             }
             Try::Failed(failure) => failure,
         };
-        if failure.is_transient() && started.elapsed() < RETRY_WINDOW {
+        if failure.is_transient() && started.elapsed() < pool.patience() {
             let pause = rand::rng().random_range(2..20);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         } else if failure.is_dead() && !renewed {

@@ -10,13 +10,14 @@ use crate::model::EventNumber;
 
 /// How commits of other processes are noticed.
 pub(in crate::store) enum Watch {
-    /// There is no other process.
-    Nothing,
+    /// Not at all: the database is this process' own.
     #[cfg(feature = "sqlite")]
+    Nothing,
     /// By `PRAGMA data_version`, on a connection of its own.
+    #[cfg(feature = "sqlite")]
     Sqlite(sqlx::sqlite::SqliteConnectOptions),
-    #[cfg(feature = "postgres")]
     /// By NOTIFY, and by a look every second.
+    #[cfg(feature = "postgres")]
     Postgres(sqlx::postgres::PgConnectOptions),
 }
 
@@ -30,6 +31,7 @@ impl Wake {
     pub(super) fn start(watch: Watch, last: EventNumber) -> Self {
         let (last, _) = watch::channel(last);
         let task = match watch {
+            #[cfg(feature = "sqlite")]
             Watch::Nothing => None,
             #[cfg(feature = "sqlite")]
             Watch::Sqlite(options) => Some(tokio::spawn(super::super::sqlite::watch(options, last.clone()))),
