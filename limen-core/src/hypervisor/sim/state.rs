@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::clock::Time;
 use super::fault::{Log, Script};
@@ -46,7 +46,7 @@ impl Definition {
     }
 
     fn hash(&self) -> String {
-        Sha256::digest(self.text()).iter().map(|byte| format!("{byte:02x}")).collect()
+        Uuid::new_v5(&Uuid::nil(), self.text().as_bytes()).simple().to_string()
     }
 }
 
