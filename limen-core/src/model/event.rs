@@ -4,10 +4,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    HostId, HostRecord, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId, SessionRecord, User,
-    UserId, VmId, VmRecord,
+    HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId, SessionRecord,
+    User, UserId, VmId, VmRecord,
 };
-use crate::hypervisor::HostVm;
 
 /// The number of an event: dense, and in the order of commits. 0 is before the first.
 pub type EventNumber = i64;

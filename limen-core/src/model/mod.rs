@@ -11,6 +11,7 @@ mod image;
 mod operation;
 mod page;
 mod power;
+mod seen;
 mod user;
 mod vm;
 mod volume;
@@ -25,6 +26,7 @@ pub use operation::{
 };
 pub use page::{Page, PageRequest};
 pub use power::{PowerAction, Transition};
+pub use seen::{HostVm, Mark};
 pub use user::{OwnerRecord, SessionRecord, User};
 pub use vm::{
     CreateDisk, CreateVm, Disk, DiskMode, Firmware, Iso, Nic, ObservedSpec, UpdateVm, Vm, VmPhase, VmRecord, VmSpec,

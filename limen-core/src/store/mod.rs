@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::error::Result;
-use crate::hypervisor::HostVm;
 use crate::model::{
-    AuditRecord, Event, EventNumber, HostId, HostRecord, Image, ImageId, InstallId, Journal, Operation, OperationId,
-    OwnerRecord, Page, PageRequest, SessionId, SessionRecord, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
+    AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal, Operation,
+    OperationId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, User, UserId, VmId, VmRecord, VolumeId,
+    VolumeRecord,
 };
 use crate::secret::Secret;
 

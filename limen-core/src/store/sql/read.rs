@@ -7,8 +7,7 @@ use super::failure::{Failure, Outcome};
 use super::value::record;
 use super::{log, operations};
 use crate::error::Error;
-use crate::hypervisor::HostVm;
-use crate::model::{AuditRecord, HostId, Page, PageRequest, UserId, VolumeRecord};
+use crate::model::{AuditRecord, HostId, HostVm, Page, PageRequest, UserId, VolumeRecord};
 use crate::secret::Secret;
 use crate::store::Snapshot;
 

@@ -7,8 +7,9 @@ use super::failure::Outcome;
 use super::value::{document, micros, name};
 use super::{images, vms};
 use crate::error::{Error, ErrorKind};
-use crate::hypervisor::HostVm;
-use crate::model::{Fact, HostId, HostRecord, OwnerId, OwnerRecord, SessionId, SessionRecord, User, UserId, VmId};
+use crate::model::{
+    Fact, HostId, HostRecord, HostVm, OwnerId, OwnerRecord, SessionId, SessionRecord, User, UserId, VmId,
+};
 use crate::secret::Secret;
 use crate::store::{Expect, Row};
 
