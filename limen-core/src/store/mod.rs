@@ -35,7 +35,7 @@ pub mod sqlite;
 pub struct PoolSettings {
     /// Connections at most.
     pub max_open: u32,
-    /// Idle connections above this number are closed on release.
+    /// A connection that is released while so many are idle is closed.
     pub max_idle: u32,
     /// A connection is not used for longer than this.
     pub max_lifetime: Duration,
