@@ -33,8 +33,23 @@ const EVERYTHING: Capability = Capability {
 };
 
 /// One row for each back end.
-pub const SHIPPED: &[Shipped] =
-    &[Shipped { backend: "sim", capability: Capability { seeded: true, ..EVERYTHING }, exceptions: &[] }];
+pub const SHIPPED: &[Shipped] = &[
+    Shipped { backend: "sim", capability: Capability { seeded: true, ..EVERYTHING }, exceptions: &[] },
+    Shipped {
+        backend: "libvirt-test",
+        capability: Capability {
+            volumes: false,
+            linked_volumes: false,
+            vnc_console: false,
+            serial_console: false,
+            stats: false,
+            uefi: false,
+            ..EVERYTHING
+        },
+        exceptions: &[("reset_is_told", "libvirt's test driver resets without telling")],
+    },
+    Shipped { backend: "libvirt-qemu", capability: EVERYTHING, exceptions: &[] },
+];
 
 impl Shipped {
     /// The row of a back end.

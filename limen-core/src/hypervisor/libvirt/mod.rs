@@ -40,7 +40,7 @@ use virt::connect::Connect;
 
 use self::connection::{Link, Progress};
 use self::slots::{Call, Lane, Slots};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{
     ByteSource, Capability, ConsoleKind, ConsoleStream, DefinitionChange, HostEvent, HostVm, HostVolume, Hypervisor,
     VmDefinition, VmStats, VolumeRef, VolumeSpec,
@@ -155,6 +155,14 @@ impl LibvirtHypervisor {
             .await
     }
 
+    /// libvirt's test driver has VMs in name only.
+    fn must_be_real(&self) -> Result<()> {
+        if self.link.is_test() {
+            return Err(Error::new(ErrorKind::Unsupported, "This host has VMs in name only."));
+        }
+        Ok(())
+    }
+
     /// A look that no guest can delay.
     async fn look<T: Send + 'static>(
         &self,
@@ -245,10 +253,12 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn stats(&self) -> Result<Vec<(VmId, VmStats)>> {
+        self.must_be_real()?;
         stats::all(self).await
     }
 
     async fn open_console(&self, id: VmId, kind: ConsoleKind) -> Result<ConsoleStream> {
+        self.must_be_real()?;
         match kind {
             ConsoleKind::Vnc => console::open_vnc(self, id).await,
             ConsoleKind::Serial => console::open_serial(self, id).await,
@@ -256,27 +266,33 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn create_volume(&self, volume: &VolumeSpec) -> Result<()> {
+        self.must_be_real()?;
         let volume = volume.clone();
         self.change("create_volume", None, move |link, conn| storage::create(link, conn, &volume)).await
     }
 
     async fn write_volume(&self, volume: VolumeRef, source: ByteSource, length: u64) -> Result<()> {
+        self.must_be_real()?;
         storage::write(self, volume, source, length).await
     }
 
     async fn read_volume(&self, volume: VolumeRef) -> Result<ByteSource> {
+        self.must_be_real()?;
         storage::read(self, volume).await
     }
 
     async fn resize_volume(&self, volume: VolumeRef, capacity_bytes: u64) -> Result<()> {
+        self.must_be_real()?;
         self.change("resize_volume", None, move |link, conn| storage::resize(link, conn, volume, capacity_bytes)).await
     }
 
     async fn remove_volume(&self, volume: VolumeRef) -> Result<()> {
+        self.must_be_real()?;
         self.change("remove_volume", None, move |link, conn| storage::remove(link, conn, volume)).await
     }
 
     async fn list_volumes(&self) -> Result<Vec<HostVolume>> {
+        self.must_be_real()?;
         self.change("list_volumes", None, storage::list).await
     }
 

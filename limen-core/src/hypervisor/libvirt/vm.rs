@@ -173,13 +173,11 @@ fn is_race(error: &Error) -> bool {
 
 /// With all that belongs to it, as far as this libvirt knows such things.
 fn undefine(domain: &Domain) -> Result<(), virt::error::Error> {
-    const BASE: u32 = virt_sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-        | virt_sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        | virt_sys::VIR_DOMAIN_UNDEFINE_NVRAM;
-    const CHECKPOINTS: u32 = BASE | virt_sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
-    const ALL: u32 = CHECKPOINTS | virt_sys::VIR_DOMAIN_UNDEFINE_TPM;
+    const BASE: u32 = virt_sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | virt_sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+    const NVRAM: u32 = BASE | virt_sys::VIR_DOMAIN_UNDEFINE_NVRAM | virt_sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+    const ALL: u32 = NVRAM | virt_sys::VIR_DOMAIN_UNDEFINE_TPM;
     let mut result = domain.undefine_flags(ALL);
-    for flags in [CHECKPOINTS, BASE] {
+    for flags in [NVRAM, BASE] {
         match result {
             Err(error) if is(&error, ErrorNumber::InvalidArg) || is(&error, ErrorNumber::ArgumentUnsupported) => {
                 result = domain.undefine_flags(flags);

@@ -116,12 +116,10 @@ fn boot(xml: &mut Xml, vm: &VmDefinition, facts: &HostFacts, files: &Files) -> i
         };
         kind.write_text_content(BytesText::new(&facts.os_type))?;
         if uefi {
+            // Firmware that boots anything, not only what is signed.
             xml.create_element("firmware").write_inner_content(|xml| {
-                xml.create_element("feature")
-                    .with_attribute(("enabled", "no"))
-                    .with_attribute(("name", "secure-boot"))
-                    .write_empty()?;
-                Ok(())
+                empty(xml, "feature", &[("enabled", "no"), ("name", "enrolled-keys")])?;
+                empty(xml, "feature", &[("enabled", "no"), ("name", "secure-boot")])
             })?;
             text(xml, "nvram", &files.nvram)?;
         }
