@@ -486,4 +486,7 @@ async fn a_commit_whose_answer_is_lost_is_told_right_and_written_once() {
     fixture.begin(&operation, false).await.expect("it is told right");
     fixture.store.operation(operation.operation.id).await.expect("written");
     assert_eq!(fixture.events().await.len(), 3 + 4 + 1);
+    cut.send_replace(Cut::After);
+    let nothing = fixture.store.commit(limen_core::store::Change::default()).await;
+    refused(nothing, ErrorKind::Unavailable);
 }

@@ -81,7 +81,8 @@ pub(super) async fn last(tx: &mut Tx) -> Outcome<EventNumber> {
 
 /// Whether the event that a lost commit would have written is there.
 pub(super) async fn landed(tx: &mut Tx, logged: &Logged) -> Outcome<bool> {
-    let Some((at, document)) = &logged.proof else { return Ok(false) };
+    // A change without an event leaves nothing to tell it by: it may have gone through.
+    let Some((at, document)) = &logged.proof else { return Err(Error::unavailable("The store").into()) };
     // Waits for the lost transaction's end: it holds the counter's row as long as it lives.
     take_numbers(tx, 0).await?;
     let line = tx.first("SELECT created_at, document FROM events WHERE number = $1", args![logged.last]).await?;
