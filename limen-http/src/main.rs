@@ -1,2 +1,5 @@
-//! The `limen` program.
-fn main() {}
+//! The binary `limen`: see [`limen_http::run`].
+
+fn main() -> std::process::ExitCode {
+    limen_http::run()
+}

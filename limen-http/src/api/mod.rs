@@ -1,0 +1,66 @@
+//! The routes, one noun a file. A handler extracts, makes one call on `Limen`, and converts.
+
+mod audit;
+mod auth;
+mod health;
+mod hosts;
+mod images;
+mod operations;
+mod users;
+mod vms;
+
+use poem_openapi::{OpenApiService, Tags};
+
+/// How the document groups the operations.
+#[derive(Tags)]
+pub(crate) enum Tag {
+    /// Whether the server works.
+    Health,
+    /// Login, logout and oneself.
+    Auth,
+    /// Users; for admins.
+    Users,
+    /// Virtual machines.
+    Vms,
+    /// Disk and ISO images.
+    Images,
+    /// Hosts and their networks.
+    Hosts,
+    /// Durable changes, at work and finished.
+    Operations,
+    /// Who asked for what; for admins.
+    Audit,
+}
+
+type All = (
+    health::Health,
+    auth::Auth,
+    users::Users,
+    vms::Vms,
+    images::Images,
+    hosts::Hosts,
+    operations::Operations,
+    audit::Audit,
+);
+
+/// All routes of the document.
+pub(crate) fn service() -> OpenApiService<All, ()> {
+    OpenApiService::new(
+        (
+            health::Health,
+            auth::Auth,
+            users::Users,
+            vms::Vms,
+            images::Images,
+            hosts::Hosts,
+            operations::Operations,
+            audit::Audit,
+        ),
+        "LIMEN",
+        env!("CARGO_PKG_VERSION"),
+    )
+    .description(
+        "Manages KVM/libvirt virtual machines. Errors are problem documents (RFC 9457). A change that touches a \
+         host answers 202 with an operation; `Prefer: wait=N` waits for it.",
+    )
+}

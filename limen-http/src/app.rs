@@ -1,0 +1,120 @@
+//! The server as one endpoint: the routes, and what is around them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use limen_core::{Error, Limen, Result, Secret};
+use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
+use serde_json::Value;
+
+use crate::api;
+use crate::auth::Tokens;
+use crate::docs::Docs;
+use crate::edge::Edge;
+use crate::openapi;
+use crate::routes::Routes;
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) limen: Limen,
+    pub(crate) tokens: Tokens,
+    /// Every request is the machine's owner's: set for the command line's own calls alone.
+    pub(crate) local: bool,
+    initial_password: Option<InitialPassword>,
+}
+
+/// The file that holds a password that LIMEN made, until it is changed.
+#[derive(Debug, Clone)]
+pub(crate) struct InitialPassword {
+    pub(crate) user: String,
+    pub(crate) file: PathBuf,
+}
+
+impl InitialPassword {
+    /// Removes the file once the password of its user is another. No such file is fine.
+    pub(crate) async fn forget(&self, changed: &str) {
+        if changed != self.user {
+            return;
+        }
+        match tokio::fs::remove_file(&self.file).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(target: "limen", %error, "initial-admin-password could not be removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl App {
+    /// Serves `limen`; tokens are signed with `jwt_secret`.
+    #[must_use]
+    pub fn new(limen: Limen, jwt_secret: &Secret) -> Self {
+        Self { limen, tokens: Tokens::new(jwt_secret), local: false, initial_password: None }
+    }
+
+    /// Answers the command line in its own process, as the owner of the machine. Never served.
+    pub(crate) fn local(limen: Limen) -> Self {
+        Self { local: true, ..Self::new(limen, &Secret::new("")) }
+    }
+
+    pub(crate) fn with_initial_password(mut self, initial: InitialPassword) -> Self {
+        self.initial_password = Some(initial);
+        self
+    }
+
+    /// The password of user `name` was changed.
+    pub(crate) async fn password_changed(&self, name: &str) {
+        if let Some(initial) = &self.initial_password {
+            initial.forget(name).await;
+        }
+    }
+}
+
+/// The OpenAPI document.
+///
+/// # Errors
+/// [`Internal`](limen_core::ErrorKind::Internal): a defect of the routes' descriptions.
+pub fn document() -> Result<Value> {
+    openapi::complete(&api::service().spec()).map_err(Error::internal)
+}
+
+/// Everything that the server answers, with every layer around it (`edge.rs` lists them).
+///
+/// # Errors
+/// [`Internal`](limen_core::ErrorKind::Internal): a defect of the routes' descriptions.
+pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
+    let document = document()?;
+    let text = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
+    let docs = Arc::new(Docs::new(page(&document), text));
+    let table = Routes::new(&document, &DOCS);
+
+    let mut routes = Route::new().nest_no_strip("/", api::service());
+    for path in DOCS {
+        let docs = Arc::clone(&docs);
+        let is_page = path != DOCUMENT;
+        let answer = move |_| if is_page { docs.page() } else { docs.document() };
+        routes = routes.at(path, poem::get(make_sync(answer)));
+    }
+    Ok(Edge::new(routes.map_to_response(), table, app))
+}
+
+const DOCUMENT: &str = "/api/swagger.json";
+/// The paths that describe the others.
+const DOCS: [&str; 3] = ["/docs", "/swagger", DOCUMENT];
+
+/// The user interface with `document` in it: one page that loads nothing.
+fn page(document: &Value) -> String {
+    // The page holds the document in a script: nothing in it may end that script.
+    let document = document.to_string().replace('<', "\\u003c");
+    let empty = api::service().swagger_ui_html();
+    let start = "let spec = ";
+    let end = "let oauth2RedirectUrl;";
+    match (empty.rfind(start), empty.rfind(end)) {
+        (Some(from), Some(to)) if from < to => {
+            let (head, tail) = (&empty[..from], &empty[to..]);
+            format!("{head}{start}{document};\n    {tail}")
+        }
+        _ => empty,
+    }
+}

@@ -1,0 +1,195 @@
+//! The way of a command to LIMEN: the same calls, to a server or answered in this process.
+//!
+//! `--local` asks the very routes that the server has, without a network between. So there is one
+//! command line, whichever way it goes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use limen_core::{ErrorKind, Limen};
+use poem::endpoint::BoxEndpoint;
+use poem::http::{Method, StatusCode, header};
+use poem::{Endpoint, EndpointExt, Request, Response};
+use serde_json::Value;
+
+use super::{DoorArgs, Failure, Result, output, session};
+use crate::app::{self, App};
+use crate::config::CoreConfig;
+use crate::start;
+
+/// An open way.
+pub(super) struct Door(Way);
+
+enum Way {
+    Server { client: reqwest::Client, url: String, token: String },
+    Local { limen: Limen, endpoint: BoxEndpoint<'static, Response> },
+}
+
+/// What a command is about to do: it decides whether this process may take the host's work over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// Look only.
+    Read,
+    /// Start operations: with no server, this process runs them.
+    Change,
+}
+
+/// Opens LIMEN in this process, on the machine's Store and hypervisor.
+pub(super) async fn open_local(config: &CoreConfig, intent: Intent) -> Result<Limen> {
+    start::make_data_dir(config)?;
+    let store = start::open_store(config).await?;
+    let builder = start::builder(config, store).await?;
+    let builder = if intent == Intent::Read { builder.passive() } else { builder };
+    Ok(builder.build().await?)
+}
+
+impl Door {
+    pub(super) async fn open(args: &DoorArgs, config: &CoreConfig, intent: Intent) -> Result<Self> {
+        if args.local {
+            let limen = open_local(config, intent).await?;
+            let endpoint = app::endpoint(Arc::new(App::local(limen.clone())))?.boxed();
+            return Ok(Self(Way::Local { limen, endpoint }));
+        }
+        let (url, token) = session::server(args)?;
+        let token = token.ok_or_else(|| {
+            Failure::usage(format!(
+                "there is no token for {url}: run `limen login`, set LIMEN_TOKEN, or work on this machine itself \
+                 with --local"
+            ))
+        })?;
+        Ok(Self(Way::Server { client: client()?, url, token }))
+    }
+
+    /// Gives back what `--local` holds.
+    pub(super) async fn close(self) {
+        if let Way::Local { limen, .. } = self.0 {
+            limen.shutdown().await;
+        }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// All items of a list, page by page. `path` may have a query.
+    pub(super) async fn list(&self, path: &str) -> Result<Vec<Value>> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut items = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = self.get(&format!("{path}{separator}limit=1000{cursor}")).await?;
+            items.extend(page["items"].as_array().into_iter().flatten().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// A call that starts an operation; answers it once it is finished.
+    pub(super) async fn operate(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let operation = self.call(method, path, body).await?;
+        self.wait(operation, None).await
+    }
+
+    /// Waits until `operation` is finished, for `at_most` where it is given; a failed one is an error.
+    pub(super) async fn wait(&self, mut operation: Value, at_most: Option<Duration>) -> Result<Value> {
+        let path = format!("/api/operations/{}", output::text(&operation, "/id"));
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match output::text(&operation, "/state") {
+                "succeeded" => return Ok(operation),
+                "failed" | "cancelled" => return Err(failed(&operation)),
+                _ => {}
+            }
+            if at_most.is_some_and(|at_most| started.elapsed() >= at_most) {
+                return Err(Failure::new(5, format!("{} is still at work", output::text(&operation, "/id"))));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+            operation = self.get(&path).await?;
+        }
+    }
+
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let (status, bytes) = match &self.0 {
+            Way::Server { client, url, token } => send(client, url, Some(token), method, path, body).await?,
+            Way::Local { endpoint, .. } => ask(endpoint, method, path, body).await?,
+        };
+        read(status, &bytes)
+    }
+}
+
+fn failed(operation: &Value) -> Failure {
+    let word = |pointer| output::text(operation, pointer);
+    let code = serde_json::from_value::<ErrorKind>(operation["error"]["code"].clone()).ok();
+    Failure::new(Failure::code_of(code), format!("{} {}: {}", word("/kind"), word("/state"), word("/error/detail")))
+}
+
+pub(super) fn client() -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy();
+    client.build().map_err(|error| Failure::new(1, format!("no HTTP client: {error}")))
+}
+
+/// Sends a call to a server.
+pub(super) async fn send(
+    client: &reqwest::Client,
+    url: &str,
+    token: Option<&str>,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<(StatusCode, Vec<u8>)> {
+    let mut request = client.request(method, format!("{url}{path}"));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let unreachable = |error: reqwest::Error| {
+        let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), deepest);
+        Failure::new(3, format!("no answer from {url}: {why}; is the server running? (--local works without it)"))
+    };
+    let response = request.send().await.map_err(unreachable)?;
+    let status = response.status();
+    Ok((status, response.bytes().await.map_err(unreachable)?.to_vec()))
+}
+
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    error.source().map_or_else(|| error.to_string(), deepest)
+}
+
+async fn ask(
+    endpoint: &BoxEndpoint<'static, Response>,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<(StatusCode, Vec<u8>)> {
+    let uri = path.parse().map_err(|_| Failure::usage(format!("{path:?} is no path")))?;
+    let mut request = Request::builder().method(method).uri(uri);
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request.body(body.map(|body| body.to_string()).unwrap_or_default());
+    let response = endpoint.call(request).await.unwrap_or_else(poem::Error::into_response);
+    let status = response.status();
+    let bytes = response.into_body().into_vec().await.map_err(|error| Failure::new(1, error.to_string()))?;
+    Ok((status, bytes))
+}
+
+/// The value of an answer, or the failure that its problem document tells of.
+pub(super) fn read(status: StatusCode, bytes: &[u8]) -> Result<Value> {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    if status.is_success() {
+        return Ok(value);
+    }
+    let kind = serde_json::from_value::<ErrorKind>(value["code"].clone()).ok();
+    let detail = match output::text(&value, "/detail") {
+        "" => format!("the server answered {status}"),
+        detail => detail.to_owned(),
+    };
+    let field = value["field"].as_str().map(|field| format!("{field}: ")).unwrap_or_default();
+    Err(Failure::new(Failure::code_of(kind), format!("{field}{detail}")))
+}

@@ -1,0 +1,85 @@
+//! `limen serve`: from a configuration to a server that stops when it is asked to.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, Result, output, port};
+use crate::app::{self, App};
+use crate::config::{CoreConfig, HttpConfig};
+use crate::{server, start};
+
+pub(super) const HELP: &str = "\
+Examples:
+  limen serve                             libvirt on this machine, SQLite in /var/lib/limen
+  limen serve --bind-address 127.0.0.1    behind a proxy of this machine
+  DATABASE_URL=postgres://limen:secret@db/limen JWT_SECRET=$(cat /etc/limen/jwt) limen serve
+  limen serve --hypervisor-uri 'sim:///?vms=10' --data-dir /tmp/limen
+                                          a simulator, to try it out
+
+The first start makes a user (ADMIN_USER, ADMIN_PASSWORD). Without a password one is made and written to
+initial-admin-password in the data directory; it is shown only on a terminal, and removed when it is changed.";
+
+pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    start::make_data_dir(core)?;
+    let jwt_secret = start::jwt_secret(core, http)?;
+    let listener = listen(http).await?;
+    let address = listener.local_addr()?;
+
+    let store = start::open_store(core).await?;
+    let first = start::first_admin(core, http, &*store).await?;
+    let mut builder = start::builder(core, store).await?;
+    if let Some(first) = &first {
+        builder = builder.admin(first.seed.clone());
+    }
+    let limen = builder.build().await?;
+    let initial = start::initial_password(core, &http.admin_user);
+    let app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
+    let endpoint = app::endpoint(Arc::new(app))?;
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(target: "limen", "stopping");
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    output::line(format!("LIMEN {version} answers on http://{address}; its description is at /docs."));
+    if let Some(first) = first.filter(|first| first.made) {
+        announce(&first);
+    }
+    server::serve(listener, endpoint, stop).await?;
+    limen.shutdown().await;
+    Ok(())
+}
+
+/// The password is shown to a person at a terminal, never to a log.
+fn announce(first: &start::FirstAdmin) {
+    let (name, file) = (&first.seed.name, first.initial.file.display());
+    if std::io::stdout().is_terminal() {
+        let password = first.seed.password.expose();
+        output::line(format!("First user: {name}, password: {password} (also in {file})."));
+    } else {
+        output::line(format!("First user: {name}; the password is in {file}."));
+    }
+}
+
+async fn listen(http: &HttpConfig) -> Result<TcpListener> {
+    let number = http.bind.port();
+    TcpListener::bind(http.bind).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            let holder = port::holder(number).unwrap_or_else(|| "another process".to_owned());
+            Failure::new(1, format!("PORT: {number} is taken by {holder}; stop it, or name another port."))
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::new(1, format!("PORT: this user may not listen on {number}; name one above 1023."))
+        }
+        _ => Failure::new(1, format!("BIND_ADDRESS: it is not possible to listen on {}: {error}.", http.bind)),
+    })
+}

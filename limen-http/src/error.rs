@@ -1,0 +1,257 @@
+//! The one file of status codes: every error of every origin becomes a problem document (RFC 9457).
+//!
+//! Handlers answer [`Problem`]; what the framework itself refuses (unknown path, wrong method) and
+//! what panics is turned into one by [`from_framework`] and [`panicked`]. The edge renders it once,
+//! with the request id.
+
+use limen_core::model::{OperationError, OperationId};
+use limen_core::{Error, ErrorKind};
+use poem::error::{ReadBodyError, ResponseError};
+use poem::http::{HeaderValue, StatusCode, header};
+use poem::{Body, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::registry::{MetaResponses, Registry};
+use serde_json::{Map, Value, json};
+
+/// What a handler answers when it does not answer a value.
+pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
+
+/// The media type of every error.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The status of each kind of error.
+#[must_use]
+pub fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::AlreadyExists
+        | ErrorKind::Conflict
+        | ErrorKind::Busy
+        | ErrorKind::QuotaExceeded
+        | ErrorKind::Cancelled => StatusCode::CONFLICT,
+        ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Timeout | ErrorKind::Interrupted => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The `title` of each kind of error: the same for every problem of the kind.
+fn title(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid => "The request is not valid",
+        ErrorKind::Unauthenticated => "A valid token is needed",
+        ErrorKind::Forbidden => "Not allowed",
+        ErrorKind::NotFound => "Not found",
+        ErrorKind::AlreadyExists => "It exists already",
+        ErrorKind::Conflict => "Not possible in this state",
+        ErrorKind::Busy => "Another operation is at work",
+        ErrorKind::QuotaExceeded => "The quota does not allow it",
+        ErrorKind::PreconditionFailed => "Changed in the meantime",
+        ErrorKind::TooLarge => "Too large",
+        ErrorKind::RateLimited => "Too many requests",
+        ErrorKind::Unsupported => "Not supported here",
+        ErrorKind::Unavailable => "Not available now",
+        ErrorKind::Timeout => "Not finished in time",
+        ErrorKind::NoSpace => "No space left",
+        ErrorKind::Interrupted => "The outcome is unknown",
+        ErrorKind::Cancelled => "Cancelled",
+        _ => "Internal error",
+    }
+}
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// The library's.
+    Core(Error),
+    /// The path exists, the method does not; the value lists those that do, for `Allow`.
+    MethodNotAllowed(String),
+    /// The body is not JSON by its `Content-Type`.
+    UnsupportedMediaType,
+    /// An operation that the caller waited for did not succeed.
+    Operation(OperationId, OperationError),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Problem::Core(error)
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Problem::Core(error) => error.fmt(f),
+            Problem::MethodNotAllowed(allow) => write!(f, "This path answers {allow} only."),
+            Problem::UnsupportedMediaType => f.write_str("The body must be JSON: Content-Type application/json."),
+            Problem::Operation(_, error) => f.write_str(&error.detail),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        Problem::status(self)
+    }
+}
+
+/// Which errors an operation may answer is written into the document by rule, for all of them
+/// alike (`openapi.rs`).
+impl ApiResponse for Problem {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: Vec::new() }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+impl Problem {
+    /// `field` of the request is not what it must be.
+    pub(crate) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Problem::Core(Error::invalid(field, detail))
+    }
+
+    /// The token is missing, or no longer good.
+    pub(crate) fn unauthenticated(detail: &str) -> Self {
+        Problem::Core(Error::new(ErrorKind::Unauthenticated, detail))
+    }
+
+    /// The status that the client gets.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Problem::Core(error) => status(error.kind()),
+            Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Problem::Operation(_, error) => status(error.code),
+        }
+    }
+
+    /// The library's error inside, for the log.
+    pub(crate) fn core(&self) -> Option<&Error> {
+        match self {
+            Problem::Core(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The `code` of the document.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Problem::Core(error) => error.kind().code(),
+            Problem::MethodNotAllowed(_) => "method_not_allowed",
+            Problem::UnsupportedMediaType => "unsupported_media_type",
+            Problem::Operation(_, error) => error.code.code(),
+        }
+    }
+
+    /// The problem document, without the security headers that the edge puts on every answer.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let status = self.status();
+        let title = match self {
+            Problem::Core(error) => title(error.kind()),
+            Problem::MethodNotAllowed(_) => "Method not allowed",
+            Problem::UnsupportedMediaType => "The body is not JSON",
+            Problem::Operation(_, error) => title(error.code),
+        };
+        let mut members = Map::new();
+        members.insert("type".to_owned(), json!(format!("urn:limen:problem:{}", self.code())));
+        members.insert("title".to_owned(), json!(title));
+        members.insert("status".to_owned(), json!(status.as_u16()));
+        members.insert("detail".to_owned(), json!(self.to_string()));
+        members.insert("code".to_owned(), json!(self.code()));
+        members.insert("request_id".to_owned(), json!(request_id));
+        let (field, quota, operation) = match self {
+            Problem::Core(error) => (error.field().map(str::to_owned), error.quota().cloned(), error.operation_id()),
+            Problem::Operation(id, error) => (error.field.clone(), error.quota.clone(), Some(*id)),
+            _ => (None, None, None),
+        };
+        if let Some(field) = field {
+            members.insert("field".to_owned(), json!(field));
+        }
+        if let Some(quota) = quota {
+            members.insert("resource".to_owned(), json!(quota.resource));
+            members.insert("limit".to_owned(), json!(quota.limit));
+            members.insert("used".to_owned(), json!(quota.used));
+        }
+        if let Some(id) = operation {
+            members.insert("operation_id".to_owned(), json!(id));
+        }
+
+        let body = Value::Object(members).to_string();
+        let mut response = Response::builder().status(status).content_type(PROBLEM_JSON).body(Body::from_string(body));
+        self.add_headers(response.headers_mut());
+        response
+    }
+
+    fn add_headers(&self, headers: &mut poem::http::HeaderMap) {
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"limen\", error=\"invalid_token\""),
+            );
+        }
+        if let Problem::MethodNotAllowed(allow) = self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(header::ALLOW, allow);
+        }
+        let wait = match self {
+            Problem::Core(error) => error.retry_after(),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+    }
+}
+
+/// What the framework refused by itself: `allow` lists the methods of the path, where it exists.
+pub(crate) fn from_framework(error: poem::Error, allow: impl FnOnce() -> Option<String>) -> Problem {
+    let error = match error.downcast::<Problem>() {
+        Ok(problem) => return problem,
+        Err(error) => error,
+    };
+    match error.status() {
+        StatusCode::NOT_FOUND => Problem::Core(Error::new(ErrorKind::NotFound, "There is nothing at this path.")),
+        StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed(allow().unwrap_or_default()),
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::UnsupportedMediaType,
+        status if status.is_client_error() => {
+            Problem::Core(Error::new(ErrorKind::Invalid, "The request is not valid.").with_source(error.to_string()))
+        }
+        _ => Problem::Core(Error::internal(error.to_string())),
+    }
+}
+
+/// A handler panicked: a defect, whose message goes to the log alone.
+pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Problem {
+    let message = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    Problem::Core(Error::internal(message).with_operation("panic"))
+}
+
+/// The body is larger than a JSON body may be.
+pub(crate) fn too_large() -> Problem {
+    Problem::Core(Error::new(ErrorKind::TooLarge, "The body must not be larger than 1 MiB."))
+}
+
+/// The body could not be read to its end.
+pub(crate) fn unreadable(error: &ReadBodyError) -> Problem {
+    match error {
+        ReadBodyError::PayloadTooLarge => too_large(),
+        _ => Problem::Core(Error::new(ErrorKind::Invalid, "The body could not be read to its end.")),
+    }
+}

@@ -1,0 +1,503 @@
+//! What handlers get: who calls, the body, the query. Each refuses what it does not understand.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::time::Duration;
+
+use limen_core::model::{EventNumber, Operation, PageRequest};
+use limen_core::{Actor, Context, Error, ErrorKind, Limen};
+use poem::http::{HeaderMap, Method, header};
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchemaRef, MetaSecurityScheme, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde::de::DeserializeOwned;
+
+use crate::answer::{Accepted, X_LIMEN_EVENT};
+use crate::app::App;
+use crate::auth;
+use crate::dto::{Described, NoQuery, PageQuery};
+use crate::edge::Arrival;
+use crate::error::{self, Problem, Result};
+
+/// The most that a JSON body may have.
+const BODY_LIMIT: usize = 1 << 20;
+/// How long a request that names an event waits for it.
+const EVENT_WAIT: Duration = Duration::from_secs(1);
+/// The longest that `Prefer: wait` waits: below what proxies in common use wait for an answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(50);
+
+/// Anybody: no token is asked for.
+#[derive(Debug)]
+pub(crate) struct Anybody {
+    arrival: Arrival,
+    context: Context,
+}
+
+/// A user with a live session. Dereferences to the context of the call.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    arrival: Arrival,
+    context: Context,
+}
+
+/// A [`Caller`] whose request starts an operation: it may wait for it, and repeat a POST safely.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    caller: Caller,
+    wait: Option<Duration>,
+}
+
+impl Anybody {
+    pub(crate) fn app(&self) -> &App {
+        &self.arrival.app
+    }
+
+    pub(crate) fn limen(&self) -> &Limen {
+        &self.arrival.app.limen
+    }
+}
+
+impl Deref for Anybody {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Caller {
+    pub(crate) fn app(&self) -> &App {
+        &self.arrival.app
+    }
+
+    pub(crate) fn limen(&self) -> &Limen {
+        &self.arrival.app.limen
+    }
+
+    /// The caller's own password was changed.
+    pub(crate) async fn password_changed(&self) {
+        if let Actor::User { name, .. } = self.actor() {
+            self.app().password_changed(name).await;
+        }
+    }
+
+    /// The newest event that this server shows, for the answer to a change.
+    pub(crate) fn event(&self) -> EventNumber {
+        self.limen().event()
+    }
+}
+
+impl Deref for Caller {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Deref for Starter {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl Starter {
+    /// Answers with the operation: as it is, or once it is finished where the caller wants to wait.
+    pub(crate) async fn answer(&self, operation: Operation) -> Result<Accepted> {
+        let operation = match self.wait {
+            Some(wait) if !operation.state.is_finished() => {
+                self.limen().wait_operation(self, operation.id, wait).await?
+            }
+            _ => operation,
+        };
+        match operation.error {
+            Some(error) if self.wait.is_some() && operation.state.is_finished() => {
+                Err(Problem::Operation(operation.id, error))
+            }
+            _ => Accepted::new(&operation, self.event()),
+        }
+    }
+}
+
+fn arrival(request: &Request) -> Result<&Arrival> {
+    request
+        .extensions()
+        .get::<Arrival>()
+        .ok_or_else(|| Problem::Core(Error::internal("a request that did not come through the edge")))
+}
+
+fn context(actor: Actor, request_id: &str, origin: Option<IpAddr>) -> Context {
+    let context = Context::new(actor).with_request_id(request_id);
+    match origin {
+        Some(origin) => context.with_origin(origin),
+        None => context,
+    }
+}
+
+/// Who the request's token is of, as they are now.
+fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
+    if app.local {
+        return Ok(Actor::Local);
+    }
+    let (session, user) = app.tokens.verify(auth::bearer(headers)?)?;
+    let actor = app.limen.authenticate(session)?;
+    if actor.user_id() == Some(user) { Ok(actor) } else { Err(auth::refused()) }
+}
+
+/// A request that brings an event number is answered once this server shows that event.
+async fn await_event(app: &App, headers: &HeaderMap) -> Result<()> {
+    let Some(value) = headers.get(X_LIMEN_EVENT) else { return Ok(()) };
+    let number = value.to_str().ok().and_then(|text| text.parse::<EventNumber>().ok()).filter(|number| *number >= 0);
+    let Some(number) = number else {
+        return Err(Problem::invalid(X_LIMEN_EVENT, "X-Limen-Event must be a number that an answer carried."));
+    };
+    Ok(app.limen.wait_for_event(number, EVENT_WAIT).await?)
+}
+
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key("idempotency-key") {
+        return Err(Problem::invalid("idempotency-key", "Idempotency-Key goes with a POST that starts an operation."));
+    }
+    Ok(())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| {
+        (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) && values.next().is_none()
+    });
+    match key {
+        Some(key) => Ok(Some(key.to_owned())),
+        None => Err(Problem::invalid("idempotency-key", "Idempotency-Key must be 1 to 255 visible ASCII characters.")),
+    }
+}
+
+/// `Prefer: wait=N` in seconds (RFC 7240); what is not understood is no preference.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split([',', ';']));
+    let seconds = preferences.find_map(|preference| {
+        let (name, value) = preference.split_once('=')?;
+        if !name.trim().eq_ignore_ascii_case("wait") {
+            return None;
+        }
+        value.trim().trim_matches('"').parse::<u32>().ok()
+    })?;
+    Some(Duration::from_secs(seconds.into()).min(LONGEST_WAIT))
+}
+
+impl<'a> ApiExtractor<'a> for Anybody {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let arrival = arrival(request)?.clone();
+        refuse_idempotency_key(request.headers())?;
+        let context = context(Actor::Anonymous, &arrival.request_id, arrival.origin);
+        Ok(Self { arrival, context })
+    }
+}
+
+async fn caller(request: &Request) -> Result<Caller> {
+    let arrival = arrival(request)?.clone();
+    let actor = authenticate(&arrival.app, request.headers())?;
+    await_event(&arrival.app, request.headers()).await?;
+    let context = context(actor, &arrival.request_id, arrival.origin);
+    Ok(Caller { arrival, context })
+}
+
+/// How the document calls the way in.
+const SECURITY_SCHEME: &str = "bearer";
+
+fn register_security(registry: &mut Registry) {
+    registry.create_security_scheme(
+        SECURITY_SCHEME,
+        MetaSecurityScheme {
+            ty: "http",
+            description: Some("The `access_token` that `POST /api/auth/login` answers."),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: Some("JWT"),
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+}
+
+impl<'a> ApiExtractor<'a> for Caller {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_security(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![SECURITY_SCHEME]
+    }
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let caller = caller(request).await?;
+        refuse_idempotency_key(request.headers())?;
+        Ok(caller)
+    }
+}
+
+impl<'a> ApiExtractor<'a> for Starter {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_security(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![SECURITY_SCHEME]
+    }
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let mut caller = caller(request).await?;
+        if request.method() == Method::POST {
+            if let Some(key) = idempotency_key(request.headers())? {
+                caller.context = caller.context.with_idempotency_key(key);
+            }
+        } else {
+            refuse_idempotency_key(request.headers())?;
+        }
+        Ok(Self { caller, wait: preferred_wait(request.headers()) })
+    }
+}
+
+/// A JSON body, read by serde alone: unknown and repeated fields are refused.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<'a, T: Described + DeserializeOwned + Send> ApiExtractor<'a> for Body<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Schema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = MetaMediaType { content_type: "application/json", schema: T::Schema::schema_ref() };
+        Some(MetaRequest { description: None, content: vec![content], required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let headers = request.headers();
+        if !is_json(headers) || headers.contains_key(header::CONTENT_ENCODING) {
+            return Err(Problem::UnsupportedMediaType.into());
+        }
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > BODY_LIMIT) {
+            return Err(error::too_large().into());
+        }
+        let bytes = body.take()?.into_bytes_limit(BODY_LIMIT).await.map_err(|e| error::unreadable(&e))?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let Ok(text) = value.to_str() else { return false };
+    let mut parts = text.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    is_json && parts.all(|parameter| parameter.is_empty() || parameter.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "." => String::new(),
+            path => path.trim_start_matches('.').to_owned(),
+        };
+        let cause = error.inner();
+        if cause.is_data() { bad_field(path, &cause.to_string()) } else { bad_json(cause) }
+    })?;
+    reader.end().map_err(|error| bad_json(&error))?;
+    Ok(value)
+}
+
+fn bad_json(error: &serde_json::Error) -> Problem {
+    Problem::invalid("body", format!("The body is not JSON that LIMEN reads: {error}."))
+}
+
+/// serde names an unknown or missing field in its sentence, and its parent in the path.
+fn bad_field(path: String, sentence: &str) -> Problem {
+    let sentence = sentence.split(" at line ").next().unwrap_or(sentence);
+    let named = ["unknown field `", "missing field `", "duplicate field `"]
+        .iter()
+        .find_map(|start| sentence.strip_prefix(start)?.split('`').next());
+    let field = match named {
+        Some(name) if path.is_empty() || path == name || path.ends_with(&format!(".{name}")) => {
+            if path.is_empty() {
+                name.to_owned()
+            } else {
+                path
+            }
+        }
+        Some(name) => format!("{path}.{name}"),
+        None if path.is_empty() => "body".to_owned(),
+        None => path,
+    };
+    let mut detail = sentence.to_owned();
+    if let Some(first) = detail.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    detail.push('.');
+    Problem::invalid(field, detail)
+}
+
+/// The query, read by serde alone: unknown and repeated parameters are refused.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<'a, T: Type + DeserializeOwned + Default + Send> ApiExtractor<'a> for Query<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    /// The document lists the fields of this object as parameters of their own (`openapi.rs`).
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(T::schema_ref())
+    }
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        Ok(Self(parse_query(request.uri().query())?))
+    }
+}
+
+fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(T::default()) };
+    let reader = serde_urlencoded::Deserializer::new(form_pairs(query));
+    serde_path_to_error::deserialize(reader)
+        .map_err(|error| bad_field(error.path().to_string().replace('.', ""), &error.inner().to_string()))
+}
+
+fn form_pairs(query: &str) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(query.as_bytes())
+}
+
+/// No parameters: for routes that know none.
+pub(crate) type Plain = Query<NoQuery>;
+
+/// The part of a list that the parameters ask for.
+pub(crate) fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<PageRequest> {
+    let page = PageRequest::first(limit.unwrap_or(100))?;
+    Ok(match cursor {
+        Some(cursor) => page.with_cursor(cursor)?,
+        None => page,
+    })
+}
+
+impl PageQuery {
+    pub(crate) fn request(&self) -> Result<PageRequest> {
+        page(self.limit, self.cursor.as_deref())
+    }
+}
+
+/// An `If-Match` or `If-None-Match` header.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Tags {
+    /// `*`
+    Any,
+    /// The tags, without their quotes; weak ones are marked.
+    Listed(Vec<(bool, String)>),
+}
+
+impl Tags {
+    fn parse(headers: &HeaderMap, name: &'static str) -> Result<Option<Self>> {
+        let mut listed = Vec::new();
+        for value in headers.get_all(name) {
+            let text = value.to_str().unwrap_or_default().trim();
+            if text == "*" {
+                return Ok(Some(Tags::Any));
+            }
+            for part in text.split(',').map(str::trim) {
+                let (weak, quoted) = part.strip_prefix("W/").map_or((false, part), |rest| (true, rest));
+                let tag = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+                let tag =
+                    tag.ok_or_else(|| Problem::invalid(name, "It must hold entity tags in double quotes, or *."))?;
+                listed.push((weak, tag.to_owned()));
+            }
+        }
+        Ok(if listed.is_empty() { None } else { Some(Tags::Listed(listed)) })
+    }
+
+    /// Whether the tag `"<version>.<revision>"` is among them, whole; weak ones count.
+    pub(crate) fn hold(&self, tag: &str) -> bool {
+        match self {
+            Tags::Any => true,
+            Tags::Listed(listed) => listed.iter().any(|(_, listed)| listed == tag),
+        }
+    }
+}
+
+/// The conditions of a request.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    /// `If-Match`
+    if_match: Option<Tags>,
+    /// `If-None-Match`
+    pub(crate) if_none_match: Option<Tags>,
+}
+
+impl Conditions {
+    /// Whether `If-Match` holds more than one tag.
+    pub(crate) fn names_several(&self) -> bool {
+        matches!(&self.if_match, Some(Tags::Listed(listed)) if listed.len() > 1)
+    }
+
+    /// The record version that `If-Match` asks for: what stands before the dot. Of several it is
+    /// the `current` one.
+    pub(crate) fn expected_version(&self, current: Option<i64>) -> Result<Option<i64>> {
+        let Some(Tags::Listed(listed)) = &self.if_match else { return Ok(None) };
+        let mut versions = listed
+            .iter()
+            .filter(|(weak, _)| !weak)
+            .filter_map(|(_, tag)| tag.split('.').next()?.parse::<i64>().ok())
+            .filter(|version| current.is_none_or(|current| *version == current));
+        match versions.next() {
+            Some(version) => Ok(Some(version)),
+            None => {
+                Err(Problem::Core(Error::new(ErrorKind::PreconditionFailed, "The object changed since it was read.")))
+            }
+        }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for Conditions {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let headers = request.headers();
+        Ok(Self { if_match: Tags::parse(headers, "if-match")?, if_none_match: Tags::parse(headers, "if-none-match")? })
+    }
+}

@@ -1,0 +1,27 @@
+//! LIMEN over HTTP, and its command line.
+//!
+//! The binary `limen` is [`run`]. A program that wants the routes without the process around them
+//! builds an [`App`] from a [`Limen`](limen_core::Limen) and serves [`endpoint`].
+
+mod answer;
+mod api;
+mod app;
+mod auth;
+mod cli;
+mod config;
+mod docs;
+mod dto;
+mod edge;
+mod error;
+mod extract;
+mod logging;
+mod openapi;
+mod request_id;
+mod routes;
+mod server;
+mod start;
+
+pub use app::{App, document, endpoint};
+pub use cli::run;
+pub use error::status;
+pub use server::serve;

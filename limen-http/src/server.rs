@@ -1,0 +1,113 @@
+//! The listener: accepts connections, hands requests to the endpoint, and stops gently.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::http::uri::Scheme;
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Addr, Endpoint, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+/// Headers of a request beyond this are refused.
+const LARGEST_HEADERS: usize = 1 << 20;
+/// How many headers a request may have.
+const MOST_HEADERS: usize = 256;
+/// How long requests at work may take when the server stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(15);
+
+/// Serves `endpoint` on `listener` until `stop`; then accepts nothing more, and returns when the
+/// requests at work are answered or 15 s are over.
+///
+/// # Errors
+/// The listener's address cannot be told. An accept that fails is logged and tried again.
+pub async fn serve<E>(listener: TcpListener, endpoint: E, stop: impl Future<Output = ()> + Send) -> io::Result<()>
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let endpoint = Arc::new(endpoint);
+    let (stopping, is_stopping) = watch::channel(false);
+    // Each connection holds a sender: the channel is closed when the last one has ended.
+    let (alive, mut ended) = mpsc::channel::<std::convert::Infallible>(1);
+    let local = listener.local_addr()?;
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let connection = Connection { stream, local, remote, endpoint: Arc::clone(&endpoint) };
+                tokio::spawn(connection.run(is_stopping.clone(), alive.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: others must end before the next one can begin.
+                tracing::warn!(target: "limen", %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(alive);
+    stopping.send_replace(true);
+    if tokio::time::timeout(LAST_REQUESTS, ended.recv()).await.is_err() {
+        tracing::warn!(target: "limen", "requests were still at work when the server stopped");
+    }
+    Ok(())
+}
+
+struct Connection<E> {
+    stream: TcpStream,
+    local: SocketAddr,
+    remote: SocketAddr,
+    endpoint: Arc<E>,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
+    /// Answers requests until the peer is gone, or the one at work when the server stops.
+    async fn run(self, mut is_stopping: watch::Receiver<bool>, _alive: mpsc::Sender<std::convert::Infallible>) {
+        let Self { stream, local, remote, endpoint } = self;
+        // Answers are written whole: waiting for more to send only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(target: "limen", %error, "no TCP_NODELAY");
+        }
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let endpoint = Arc::clone(&endpoint);
+            async move {
+                let local = LocalAddr(Addr::SocketAddr(local));
+                let remote = RemoteAddr(Addr::SocketAddr(remote));
+                let request = Request::from((request, local, remote, Scheme::HTTP));
+                let response = endpoint.call(request).await.unwrap_or_else(poem::Error::into_response);
+                Ok::<_, std::convert::Infallible>(hyper::Response::from(response))
+            }
+        });
+        // Room for more limits: a timeout for headers, for an idle connection, for a slow reader.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .max_buf_size(LARGEST_HEADERS)
+            .max_headers(MOST_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let stopped = async move {
+            is_stopping.wait_for(|stopping| *stopping).await.ok();
+        };
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(target: "limen", %error, %remote, "a connection ended early");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Putting a [`Limen`] together from a configuration, and what a first start leaves behind.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use limen_core::authz::RoleAuthz;
+use limen_core::hypervisor::Hypervisor;
+use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions, VirtChoice as LibvirtVirt};
+use limen_core::hypervisor::sim::SimHypervisor;
+use limen_core::metrics::LocalMetrics;
+use limen_core::service::{AdminSeed, HostConfig};
+use limen_core::store::postgres::PostgresStore;
+use limen_core::store::sqlite::SqliteStore;
+use limen_core::store::{PoolSettings, Store};
+use limen_core::{Error, ErrorKind, Limen, LimenBuilder, Result, Secret};
+
+use crate::app::InitialPassword;
+use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, VirtChoice, judge_jwt_secret};
+
+/// The one host's name.
+const HOST: &str = "local";
+const INITIAL_PASSWORD: &str = "initial-admin-password";
+const JWT_SECRET: &str = "jwt-secret";
+
+/// Makes the data directory: others may pass through it (QEMU does, to the volumes), not look.
+pub(crate) fn make_data_dir(config: &CoreConfig) -> Result<()> {
+    make_dir(&config.data_dir, 0o711).map_err(|error| {
+        let sentence = format!(
+            "LIMEN_DATA_DIR: {} cannot be made or written to: {}; run as its owner, or name another directory.",
+            config.data_dir.display(),
+            error.kind()
+        );
+        Error::new(ErrorKind::Unavailable, sentence).with_source(error)
+    })
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    // The umask of the process took bits away.
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Opens the Store.
+pub(crate) async fn open_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
+    let settings = PoolSettings::default();
+    Ok(match &config.store {
+        StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await?),
+    })
+}
+
+/// Opens the hypervisor.
+pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hypervisor>> {
+    Ok(match &config.hypervisor {
+        HypervisorChoice::Sim(uri) => Arc::new(SimHypervisor::from_uri(uri)?),
+        HypervisorChoice::Libvirt(uri) => {
+            let mut options = LibvirtOptions::new(uri, &config.vms_dir);
+            options.virt_type = match config.virt_type {
+                VirtChoice::Auto => LibvirtVirt::Auto,
+                VirtChoice::Kvm => LibvirtVirt::Kvm,
+                VirtChoice::Qemu => LibvirtVirt::Qemu,
+            };
+            Arc::new(LibvirtHypervisor::connect(options).await?)
+        }
+    })
+}
+
+/// A builder with everything but an admin.
+pub(crate) async fn builder(config: &CoreConfig, store: Arc<dyn Store>) -> Result<LimenBuilder> {
+    let hypervisor = open_hypervisor(config).await?;
+    let host = HostConfig::new(HOST, without_secrets(config.hypervisor.uri()), hypervisor);
+    Ok(Limen::builder()
+        .store(store)
+        .authz(Arc::new(RoleAuthz))
+        .host(host.with_metrics(Arc::new(LocalMetrics::new()?)))
+        .images(&config.images_dir))
+}
+
+/// A URI for the records: what a client must not see stands before the `@`, or in the query.
+fn without_secrets(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("", uri));
+    let rest = if scheme == "sim" { rest } else { rest.split('?').next().unwrap_or(rest) };
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{rest}")
+}
+
+/// The key that tokens are signed with: the configured one, or one of the installation's own.
+pub(crate) fn jwt_secret(core: &CoreConfig, http: &HttpConfig) -> Result<Secret> {
+    if let Some(secret) = &http.jwt_secret {
+        return Ok(secret.clone());
+    }
+    if matches!(core.store, StoreChoice::Postgres(_)) {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "JWT_SECRET is needed with PostgreSQL, the same for all servers; `openssl rand -hex 32` makes one.",
+        ));
+    }
+    let file = core.data_dir.join(JWT_SECRET);
+    let unusable = |error: io::Error| {
+        let sentence = format!("LIMEN_DATA_DIR: {JWT_SECRET} in it cannot be read or written: {}.", error.kind());
+        Error::new(ErrorKind::Unavailable, sentence).with_source(error)
+    };
+    match write_secret(&file, &random_text(43)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
+        _ => {}
+    }
+    let kept = fs::read_to_string(&file).map_err(unusable)?;
+    judge_jwt_secret(kept.trim_end()).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("LIMEN_DATA_DIR: {JWT_SECRET} in it is not good: {error}"))
+    })
+}
+
+/// What the first admin is, and whether LIMEN made the password.
+#[derive(Debug)]
+pub(crate) struct FirstAdmin {
+    pub(crate) seed: AdminSeed,
+    pub(crate) initial: InitialPassword,
+    /// The password was made now, and is in the file.
+    pub(crate) made: bool,
+}
+
+/// The admin that a Store without users starts with; none where there are users.
+pub(crate) async fn first_admin(core: &CoreConfig, http: &HttpConfig, store: &dyn Store) -> Result<Option<FirstAdmin>> {
+    if !store.snapshot().await?.users.is_empty() {
+        return Ok(None);
+    }
+    let initial = initial_password(core, &http.admin_user);
+    let name = http.admin_user.clone();
+    if let Some(password) = http.admin_password.clone() {
+        return Ok(Some(FirstAdmin { seed: AdminSeed { name, password }, initial, made: false }));
+    }
+    let unusable = |error: io::Error| {
+        let sentence = format!("LIMEN_DATA_DIR: {INITIAL_PASSWORD} in it cannot be written: {}.", error.kind());
+        Error::new(ErrorKind::Unavailable, sentence).with_source(error)
+    };
+    match write_secret(&initial.file, &random_text(24)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
+        _ => {}
+    }
+    // A start that ended between the file and the user left the file: its password is the one.
+    let password = fs::read_to_string(&initial.file).map_err(unusable)?;
+    Ok(Some(FirstAdmin { seed: AdminSeed { name, password: Secret::new(password.trim_end()) }, initial, made: true }))
+}
+
+/// Where the password that LIMEN made for the first admin is.
+pub(crate) fn initial_password(core: &CoreConfig, user: &str) -> InitialPassword {
+    InitialPassword { user: user.to_owned(), file: core.data_dir.join(INITIAL_PASSWORD) }
+}
+
+/// Writes a new file that its owner alone can read; whole, or not at all.
+fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension(format!("new-{}", std::process::id()));
+    let written = write_draft(&draft, text).and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft).ok();
+    written
+}
+
+fn write_draft(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+/// Letters and digits from the system's random source, none that look alike: 5.7 bits each.
+fn random_text(length: usize) -> String {
+    use rand::seq::IndexedRandom;
+    const ALPHABET: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789";
+    let mut rng = rand::rng();
+    (0..length).filter_map(|_| ALPHABET.choose(&mut rng).copied()).map(char::from).collect()
+}
