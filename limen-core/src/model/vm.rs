@@ -320,6 +320,28 @@ pub struct CreateVm {
     pub start: bool,
 }
 
+impl CreateVm {
+    /// A VM without disks, NICs and labels, off, on the only or first host: set the other fields
+    /// with `CreateVm { start: true, ..CreateVm::new("web-1", 2, 1024) }`.
+    #[must_use]
+    pub fn new(name: impl Into<String>, vcpus: u32, memory_mib: u64) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            vcpus,
+            memory_mib,
+            disks: Vec::new(),
+            iso: None,
+            networks: Vec::new(),
+            firmware: Firmware::default(),
+            autostart: false,
+            labels: BTreeMap::new(),
+            host: None,
+            start: false,
+        }
+    }
+}
+
 /// A change of a VM; fields that are `None` stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -150,6 +150,42 @@ impl Shared {
 }
 
 /// LIMEN. Cheap to clone; all clones are the same service.
+///
+/// ```
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main]
+/// # async fn main() -> limen_core::Result<()> {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use limen_core::authz::AllowAll;
+/// use limen_core::hypervisor::sim::SimHypervisor;
+/// use limen_core::model::{CreateVm, OperationState, PageRequest};
+/// use limen_core::service::{HostConfig, VmQuery};
+/// use limen_core::store::sqlite::SqliteStore;
+/// use limen_core::{Context, Limen};
+///
+/// let limen = Limen::builder()
+///     .store(Arc::new(SqliteStore::in_memory().await?))
+///     .authz(Arc::new(AllowAll))
+///     .host(HostConfig::new("host-1", "sim:///", Arc::new(SimHypervisor::new())))
+///     .build()
+///     .await?;
+/// let me = Context::local();
+///
+/// // The answer is an operation: recorded, at work, and finished whether or not anybody waits.
+/// let operation = limen.create_vm(&me, CreateVm::new("web-1", 2, 1024)).await?;
+/// let operation = limen.wait_operation(&me, operation.id, Duration::from_secs(30)).await?;
+/// assert_eq!(operation.state, OperationState::Succeeded);
+///
+/// let page = limen.list_vms(&me, &VmQuery::default(), PageRequest::default()).await?;
+/// assert!(String::from_utf8_lossy(&page.json).contains("\"name\":\"web-1\""));
+/// limen.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Limen {
     pub(crate) shared: Arc<Shared>,
