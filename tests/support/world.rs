@@ -189,7 +189,8 @@ pub async fn ended(limen: &Limen, operation: &Operation) -> Operation {
             return operation;
         }
     }
-    panic!("operation {} {:?} did not end in a minute", operation.id, operation.kind);
+    let operation = limen.get_operation(&ctx, operation.id).await.expect("an operation can be read");
+    panic!("it did not end in a minute: {operation:#?}");
 }
 
 /// Ends well.

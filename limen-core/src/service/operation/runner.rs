@@ -285,12 +285,17 @@ impl Run {
         let shared = Arc::clone(&self.shared);
         let bytes = Arc::clone(&self.bytes);
         let mut reported = bytes.done.load(Ordering::Relaxed);
-        let mut work = Box::pin(work);
+        // A task of its own: what it holds of the Store is given back while progress is saved.
+        let mut working = JoinSet::new();
+        working.spawn(work);
         loop {
             tokio::select! {
                 biased;
-                result = &mut work => return Ok(result),
-                () = &mut cancelled_now => return Ok(Err(cancelled())),
+                Some(result) = working.join_next() => return Ok(result.unwrap_or_else(|error| Err(Error::internal(error)))),
+                () = &mut cancelled_now => {
+                    working.shutdown().await;
+                    return Ok(Err(cancelled()));
+                }
                 () = tokio::time::sleep(shared.timings.progress) => {}
             }
             let done = bytes.done.load(Ordering::Relaxed);
