@@ -1,10 +1,13 @@
 //! The connections to one host.
 //!
 //! ```text
-//!   main    looks, power_off, events; kept alive, watched, replaced when it is lost
-//!   work    what a guest may block; replaced without notice when its calls pile up
+//!   main    events, and the word whether the host is there; replaced when it is lost
+//!   spare   a few; a call takes one for itself and puts it back
 //!   own     one for each serial console and each transfer of a volume
 //! ```
+//!
+//! No two calls share a connection: libvirt's client can lose the wake-up of a call that is made
+//! while another one waits, and a call on a hung guest would then delay those beside it.
 //!
 //! A thread of its own opens `main`, tells [`HostEvent::Connected`], waits until it is lost, tells
 //! [`HostEvent::Disconnected`] and begins again, after 0.1 to 5 s, until [`Link::close`]. Nothing
@@ -21,7 +24,6 @@ use virt::connect::Connect;
 use super::error::{during, unavailable};
 use super::facts::FactCache;
 use super::ffi::{self, Callbacks, ConnectionSink};
-use super::slots::Lane;
 use super::xml::capabilities::HostFacts;
 use super::{LibvirtOptions, locked};
 use crate::error::Result;
@@ -32,12 +34,13 @@ const KEEPALIVE_SECONDS: i32 = 2;
 const KEEPALIVE_COUNT: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How many spare connections are kept.
+const SPARES: usize = 4;
 /// How often a connection is asked whether it is alive, beside its own word.
 const CHECK: Duration = Duration::from_secs(1);
 
 enum Signal {
     Lost(u64),
-    Renew,
     Close,
 }
 
@@ -56,7 +59,7 @@ pub(super) struct Link {
     pub(super) options: LibvirtOptions,
     pub(super) facts: FactCache,
     main: Mutex<Option<Connect>>,
-    work: Mutex<Option<Connect>>,
+    spare: Mutex<Vec<Connect>>,
     explored: Mutex<Option<(u64, Arc<HostFacts>)>>,
     generation: AtomicU64,
     closed: AtomicBool,
@@ -103,7 +106,7 @@ impl Link {
             options,
             facts: FactCache::default(),
             main: Mutex::default(),
-            work: Mutex::default(),
+            spare: Mutex::default(),
             explored: Mutex::default(),
             generation: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -134,39 +137,34 @@ impl Link {
         locked(&self.main).as_ref().map(|_| ()).ok_or_else(unavailable)
     }
 
-    /// The connection for calls of `lane`.
-    pub(super) fn connection(&self, lane: Lane) -> Result<Connect> {
+    /// Lends a connection to `work`, for itself alone. The test driver has only one, in which its
+    /// VMs are.
+    pub(super) fn lend<T>(&self, work: impl FnOnce(&Connect) -> Result<T>) -> Result<T> {
         let main = locked(&self.main).clone().ok_or_else(unavailable)?;
-        if lane != Lane::Change || self.is_test() {
-            return Ok(main);
+        if self.is_test() {
+            return work(&main);
         }
-        if let Some(work) = locked(&self.work).clone()
-            && work.is_alive().unwrap_or(false)
-        {
-            return Ok(work);
+        drop(main);
+        let generation = self.generation.load(Ordering::Relaxed);
+        let spare = locked(&self.spare).pop().filter(|conn| conn.is_alive().unwrap_or(false));
+        let conn = match spare {
+            Some(conn) => conn,
+            None => self.open()?,
+        };
+        let result = work(&conn);
+        if generation == self.generation.load(Ordering::Relaxed) && self.check().is_ok() {
+            let mut spare = locked(&self.spare);
+            if spare.len() < SPARES {
+                spare.push(conn);
+            }
         }
-        let fresh = self.open()?;
-        let old = locked(&self.work).replace(fresh.clone());
-        drop(old);
-        Ok(fresh)
+        result
     }
 
     /// A connection for one stream.
     pub(super) fn own_connection(&self) -> Result<Connect> {
         self.check()?;
         self.open()
-    }
-
-    /// Lets the calls that hang on this lane's connection have it for themselves.
-    pub(super) fn renew(&self, lane: Lane) {
-        tracing::warn!(?lane, uri = %self.options.uri, "calls to libvirt hang; using a new connection");
-        if lane == Lane::Change && !self.is_test() {
-            let old = locked(&self.work).take();
-            // Closing is a call as well.
-            std::thread::spawn(move || drop(old));
-        } else {
-            self.signal(Signal::Renew);
-        }
     }
 
     /// What the host can do; asked once for each version of the hypervisor.
@@ -195,7 +193,8 @@ impl Link {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.signal(Signal::Close);
-        let old = (locked(&self.main).take(), locked(&self.work).take());
+        let old = (locked(&self.main).take(), std::mem::take(&mut *locked(&self.spare)));
+        // Closing is a call as well.
         std::thread::spawn(move || drop(old));
     }
 
@@ -222,7 +221,7 @@ impl Link {
                 Ok((conn, callbacks, generation)) => {
                     pause = FIRST_PAUSE;
                     self.watch(&conn, generation, signals);
-                    let old = (locked(&self.main).take(), locked(&self.work).take());
+                    let old = (locked(&self.main).take(), std::mem::take(&mut *locked(&self.spare)));
                     tracing::warn!(uri = %self.options.uri, "the connection to libvirt is gone");
                     self.tell(HostEvent::Disconnected);
                     std::thread::spawn(move || {
@@ -255,9 +254,9 @@ impl Link {
             *progress = (*progress).max(Progress::Connected);
             first
         });
-        let (this, explorer) = (Arc::clone(self), conn.clone());
+        let this = Arc::clone(self);
         std::thread::spawn(move || {
-            match this.explore(&explorer) {
+            match this.lend(|conn| this.explore(conn)) {
                 Ok(_) => drop(this.progress.send_replace(Progress::Explored)),
                 Err(error) => tracing::warn!(cause = error.causes(), "the host's capabilities cannot be read"),
             };

@@ -142,17 +142,8 @@ impl LibvirtHypervisor {
         work: impl FnOnce(&Link, &Connect) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.link.check().map_err(|error| error.with_operation(call.name))?;
-        let (link, renewed) = (Arc::clone(&self.link), Arc::clone(&self.link));
-        self.slots
-            .run(
-                call,
-                move || renewed.renew(call.lane),
-                move || {
-                    let conn = link.connection(call.lane)?;
-                    work(&link, &conn)
-                },
-            )
-            .await
+        let link = Arc::clone(&self.link);
+        self.slots.run(call, move || link.lend(|conn| work(&link, conn))).await
     }
 
     /// libvirt's test driver has VMs in name only.

@@ -8,10 +8,9 @@
 //! ```
 //!
 //! A call holds its slot until it returns, but not longer than [`PATIENCE`]: then it is *overdue*,
-//! its slot goes to the next and only its thread stays with it. Overdue calls are few: at
-//! [`RENEW_AT`] the connection is renewed (libvirtd serves five calls per connection at once), at
-//! [`MAX_OVERDUE`] the host counts as unreachable. The deadline of a call answers the caller and
-//! nothing else; what changes a VM keeps that VM to itself until it has really returned.
+//! its slot goes to the next, and its thread and connection stay with it. At [`MAX_OVERDUE`] of
+//! them the host counts as unreachable. The deadline of a call answers the caller and nothing
+//! else; what changes a VM keeps that VM to itself until it has really returned.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,8 +28,6 @@ use crate::model::VmId;
 
 /// How long a call keeps its slot.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Overdue calls of a lane at which its connection is renewed.
-const RENEW_AT: usize = 3;
 /// Overdue calls of a lane at which no more are begun.
 const MAX_OVERDUE: usize = 24;
 /// How long a thread waits for its next call.
@@ -87,12 +84,11 @@ impl Slots {
         }
     }
 
-    /// Runs `work` on a thread of this host and waits for it until its deadline. `renew` is called
-    /// when calls of this lane pile up. Once begun, `work` runs to its end, whoever waits.
+    /// Runs `work` on a thread of this host and waits for it until its deadline. Once begun, `work`
+    /// runs to its end, whoever waits.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         call: Call,
-        renew: impl FnOnce() + Send + 'static,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let deadline = Instant::now() + call.deadline;
@@ -120,7 +116,7 @@ impl Slots {
             answer.send(result).ok();
             drop(ended);
         }))?;
-        tokio::spawn(hold(permit, Arc::clone(lane), end, renew));
+        tokio::spawn(hold(permit, Arc::clone(lane), end));
         match timeout_at(deadline, wait).await.map_err(late)? {
             Ok(result) => result.map_err(|error| error.with_operation(call.name)),
             Err(_) => Err(unexpected("a call ended without an answer").with_operation(call.name)),
@@ -144,20 +140,12 @@ impl Slots {
     }
 }
 
-async fn hold(
-    permit: OwnedSemaphorePermit,
-    lane: Arc<LaneSlots>,
-    mut end: oneshot::Receiver<()>,
-    renew: impl FnOnce() + Send,
-) {
+async fn hold(permit: OwnedSemaphorePermit, lane: Arc<LaneSlots>, mut end: oneshot::Receiver<()>) {
     if timeout(PATIENCE, &mut end).await.is_ok() {
         return;
     }
-    let overdue = lane.overdue.fetch_add(1, Ordering::Relaxed) + 1;
+    lane.overdue.fetch_add(1, Ordering::Relaxed);
     drop(permit);
-    if overdue.is_multiple_of(RENEW_AT) {
-        renew();
-    }
     end.await.ok();
     lane.overdue.fetch_sub(1, Ordering::Relaxed);
 }
