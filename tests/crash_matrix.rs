@@ -132,6 +132,7 @@ async fn play(world: World, case: &Case) -> Vec<FaultPoint> {
         limen.crash().await;
         operation = Some(recorded);
     }
+    world.store.close().await;
     reached
 }
 
@@ -192,7 +193,8 @@ async fn every_step_of_every_operation_on_postgres() {
     play_all(move || {
         let postgres = Arc::clone(&postgres);
         async move {
-            let url = Secret::new(postgres.create_database());
+            let made = tokio::task::spawn_blocking(move || postgres.create_database());
+            let url = Secret::new(made.await.expect("a database"));
             let settings = PoolSettings { max_open: 5, ..PoolSettings::default() };
             let store = PostgresStore::connect(&url, &settings).await.expect("a Store");
             World::new(Arc::new(SimHypervisor::new()), Arc::new(store))

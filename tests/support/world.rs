@@ -60,8 +60,8 @@ impl FaultPlan for Script {
 
 /// Short enough for hundreds of crashes in a test run.
 pub const QUICK: Timings = Timings {
-    beat: Duration::from_millis(40),
-    lease: Duration::from_millis(400),
+    beat: Duration::from_millis(60),
+    lease: Duration::from_millis(600),
     refresh: Duration::from_millis(100),
     stale: Duration::from_secs(5),
     info: Duration::from_secs(1),

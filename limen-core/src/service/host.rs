@@ -159,14 +159,16 @@ impl Ownership {
         self.lease.borrow().0.fence
     }
 
-    /// Refuses to start a call that might outlive the lease.
-    pub(crate) fn check(&self, shared: &Shared) -> Result<()> {
-        let renewed = self.lease.borrow().1;
-        let age = shared.clock.monotonic().saturating_duration_since(renewed);
-        if age > shared.timings.lease / 3 || self.lease.has_changed().is_err() {
-            return Err(Error::unavailable("The lease of the host").with_context("host", &self.host.name));
+    /// Returns when a call may start that will not outlive the lease: at once, or after the next
+    /// renewal. When there is none, the work of this process on the host is dropped.
+    pub(crate) async fn fresh(&self, shared: &Shared) {
+        let mut lease = self.lease.clone();
+        let young = |(_, renewed): &(Lease, Instant)| {
+            shared.clock.monotonic().saturating_duration_since(*renewed) <= shared.timings.lease / 3
+        };
+        if lease.wait_for(young).await.is_err() {
+            std::future::pending::<()>().await;
         }
-        Ok(())
     }
 }
 

@@ -237,7 +237,7 @@ impl Run {
 
     /// Does a step until it succeeds or has failed for good. The outer error ends the run.
     async fn attempt(&mut self, step: &'static Step, index: usize) -> Result<Result<Value>> {
-        let begun = self.shared.clock.monotonic();
+        let mut first_failure = None;
         let mut pauses = Pauses::new();
         loop {
             let may_cancel = self.can_cancel(index) || self.row.journal.waiting;
@@ -247,7 +247,9 @@ impl Run {
             };
             let host_away = error.kind() == ErrorKind::Unavailable;
             let call_out = error.kind() == ErrorKind::Timeout && !step.waits;
-            let patient = self.shared.clock.monotonic().duration_since(begun) < self.shared.timings.host_patience;
+            let now = self.shared.clock.monotonic();
+            let since = now.duration_since(*first_failure.get_or_insert(now));
+            let patient = since < self.shared.timings.host_patience;
             let again = match step.nature {
                 Nature::ForwardOnly => true,
                 Nature::Undoable => (host_away || call_out) && patient,
@@ -326,7 +328,7 @@ impl Run {
         let (context, shared, ownership) = (Arc::clone(context), Arc::clone(&self.shared), self.ownership.clone());
         let kind = self.row.operation.kind;
         async move {
-            ownership.check(&shared)?;
+            ownership.fresh(&shared).await;
             let mut repeat = false;
             match shared.fault(&FaultPoint { kind, step: name, moment: before }).await {
                 Fault::Fail(kind) => return Err(Error::new(kind, "A fault was asked for.")),

@@ -230,6 +230,15 @@ impl Tx {
     }
 }
 
+/// Begins in a task of its own: a BEGIN whose caller goes away before it is answered would leave the
+/// connection in a transaction that nobody ends, and the pool would hand it on.
+#[cfg(feature = "postgres")]
+async fn begin_postgres(pool: &sqlx::Pool<sqlx::Postgres>, begin: &'static str) -> Outcome<Tx> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { within(pool.begin_with(begin)).await });
+    Ok(Tx::Postgres(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??))
+}
+
 impl Pool {
     /// A transaction that may write.
     pub(super) async fn begin_write(&self) -> Outcome<Tx> {
@@ -242,7 +251,7 @@ impl Pool {
                 Ok(Tx::Sqlite { tx, _turn: Some(turn) })
             }
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => Ok(Tx::Postgres(within(pool.begin()).await?)),
+            Pool::Postgres(pool) => begin_postgres(pool, "BEGIN").await,
         }
     }
 
@@ -252,10 +261,7 @@ impl Pool {
             #[cfg(feature = "sqlite")]
             Pool::Sqlite { pool, .. } => Ok(Tx::Sqlite { tx: within(pool.begin()).await?, _turn: None }),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => {
-                let begin = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-                Ok(Tx::Postgres(within(begin).await?))
-            }
+            Pool::Postgres(pool) => begin_postgres(pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await,
         }
     }
 
