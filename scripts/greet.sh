@@ -7,16 +7,12 @@
 # shellcheck source=scripts/host.sh
 . "$(dirname "${BASH_SOURCE[0]}")/host.sh"
 cd "$project"
-
-api() { curl -sS --max-time 60 "$@"; }
-field() { sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p"; }
+become_member
 
 password=${ADMIN_PASSWORD:-}
 [[ -n $password ]] || password=$(<"$LIMEN_DATA_DIR/initial-admin-password")
-LIMEN_TOKEN=$(printf '{"username":"%s","password":"%s"}' "$ADMIN_USER" "$password" |
-    api "$LIMEN_URL/api/auth/login" --json @- | field access_token)
-[[ -n $LIMEN_TOKEN ]] || die "$ADMIN_USER cannot log in with that password; the guest was not made."
-export LIMEN_TOKEN
+token=$("$LIMEN" login --user "$ADMIN_USER" --password-stdin --print <<<"$password") ||
+    die "$ADMIN_USER cannot log in with that password; the guest was not made."
 
 say "Making a small guest named hello"
 nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
@@ -29,14 +25,15 @@ if why=$(start_network); then
 else
     say "It gets no network card: the network limen does not start ($why)"
 fi
-"$LIMEN" image add "$medium" --name "hello-$nonce" >/dev/null
-answer=$(api "$LIMEN_URL/api/vms" -H "Authorization: Bearer $LIMEN_TOKEN" -H 'Prefer: wait=50' --json \
+chmod 644 "$medium"
+"${member[@]}" "$LIMEN" image add "$medium" --name "hello-$nonce" --format raw >/dev/null
+answer=$(curl -sS --max-time 60 "$LIMEN_URL/api/vms" -H "Authorization: Bearer $token" -H 'Prefer: wait=50' --json \
     '{"name":"hello","vcpus":1,"memory_mib":128,"disks":[{"image":"hello-'"$nonce"'"}],"start":true'"$networks"'}')
 [[ $answer == *'"succeeded"'* ]] || die "The guest could not be made; the server answered: $answer"
 
 say "Waiting for it to say $nonce on its serial console"
 # It greets by itself, and when asked: we may have come late for the first.
-greeting=$("$LIMEN" vm console hello --serial --until "LIMEN-GUEST hello nonce=$nonce " --timeout 120 \
-    < <(while sleep 3; do echo hello; done) | grep -a "LIMEN-GUEST hello nonce=$nonce ") ||
-    die "The guest did not greet. See for yourself: limen vm console hello --serial"
+greeting=$(timeout 120 cat < <("${member[@]}" "$LIMEN" vm console hello --serial < <(while sleep 3; do echo hello; done) 2>/dev/null) |
+    grep -am1 "LIMEN-GUEST hello nonce=$nonce ") || true
+[[ -n $greeting ]] || die "The guest did not greet. See for yourself: $LIMEN vm console hello"
 say "The guest says: ${greeting%$'\r'}"

@@ -38,9 +38,16 @@ start_libvirtd() {
     libvirt uri >/dev/null || die "libvirtd was started and does not answer. 'virsh -c $HYPERVISOR_URI uri' tells why."
 }
 
-# Who may use libvirt and KVM, as numbers: the caller's groups and these two.
-group_ids() {
-    printf '%s,%s,%s\n' "$(id -G | tr ' ' ,)" "$(getent group libvirt | cut -d: -f3)" "$(getent group kvm | cut -d: -f3)"
+# Sets `member` to what makes a command run as the caller in groups libvirt and
+# kvm, whether or not the caller's login is in them yet; nothing for root.
+# shellcheck disable=SC2034 # for those who source this
+become_member() {
+    local groups
+    member=()
+    ((EUID != 0)) || return 0
+    groups=$(id -G | tr ' ' ,),$(getent group libvirt | cut -d: -f3),$(getent group kvm | cut -d: -f3)
+    member=(sudo --preserve-env="PORT,BIND_ADDRESS,ADMIN_USER,ADMIN_PASSWORD,HYPERVISOR_URI,LIMEN_DATA_DIR,LIMEN_VMS_DIR"
+        setpriv "--reuid=$(id -u)" "--regid=$(id -g)" "--groups=$groups" env "HOME=$HOME")
 }
 
 # Polkit admits by the user database, not by the groups of a process.

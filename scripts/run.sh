@@ -74,15 +74,11 @@ build() {
 }
 
 start_server() {
-    local as_user=() kept=PORT,BIND_ADDRESS,ADMIN_USER,ADMIN_PASSWORD,HYPERVISOR_URI,LIMEN_DATA_DIR,LIMEN_VMS_DIR
-    if ((EUID != 0)); then
-        as_root install -d -m 711 "$vms"
-        as_user=(sudo --preserve-env="$kept" setpriv "--reuid=$(id -u)" "--regid=$(id -g)"
-            "--groups=$(group_ids)" env "HOME=$HOME")
-    fi
+    ((EUID == 0)) || as_root install -d -m 711 "$vms"
     [[ -d $data ]] || install -d -m 711 "$data"
     # A session of its own: Ctrl-C reaches it once, through us.
-    setsid "${as_user[@]}" "$limen" serve >>"$log" 2>&1 &
+    become_member
+    setsid "${member[@]}" "$limen" serve >>"$log" 2>&1 &
     server=$!
     local tries=0
     until healthy; do

@@ -82,11 +82,6 @@ fn guest_boots_from_a_cd_by_bios() {
 }
 
 #[test]
-fn guest_boots_from_a_cd_by_uefi() {
-    boots(Medium::Iso, true);
-}
-
-#[test]
 fn guest_greets_answers_reboots_and_obeys_the_power_button() {
     let libvirt = PrivateLibvirt::start();
     let nonce = guest::nonce();
