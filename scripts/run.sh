@@ -109,11 +109,16 @@ scripts/setup.sh run
 open_kvm
 start_libvirtd
 admit_caller
+network=limen
+if ! why=$(start_network); then
+    network=
+    say "Guests get no network: the network limen does not start ($why)"
+fi
 trap 'exit 0' INT TERM HUP
 trap stop_server EXIT
 start_server
 if [[ ! -e $data/greeted ]]; then
-    if LIMEN=$limen LIMEN_URL=$url scripts/greet.sh; then
+    if LIMEN=$limen LIMEN_URL=$url GUEST_NETWORK=$network scripts/greet.sh; then
         touch "$data/greeted"
     else
         say "The server runs, its first guest did not greet; the next start tries again"
