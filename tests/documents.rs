@@ -1,6 +1,8 @@
 //! Tables that stand in the documents and in the code are the same. (That of the errors is held
 //! by limen-http, which knows the statuses.)
 
+use std::collections::BTreeSet;
+
 use limen_core::service::operation_steps;
 use limen_support::project_dir;
 
@@ -25,4 +27,27 @@ fn the_documented_operations_and_steps_are_those_of_the_code() {
     let owned = |(kind, steps): (&str, Vec<&str>)| (kind.to_owned(), steps.into_iter().map(str::to_owned).collect());
     let known: Vec<(String, Vec<String>)> = operation_steps().into_iter().map(owned).collect();
     assert_eq!(documented, known);
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let read = |path: &str| std::fs::read_to_string(project_dir().join(path)).expect("read a file");
+    let is_variable = |text: &str| text.chars().all(|c| c.is_ascii_uppercase() || c == '_') && !text.is_empty();
+    let in_code: BTreeSet<String> = ["limen-http/src/config.rs", "limen-http/src/cli/mod.rs"]
+        .iter()
+        .flat_map(|file| read(file).split("env = \"").skip(1).map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()))
+        .collect();
+    let in_document: BTreeSet<String> = read("docs/configuration.md")
+        .lines()
+        .filter_map(|line| code(line.strip_prefix("| ")?))
+        .filter(|name| is_variable(name))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(in_document, in_code);
+    assert!(in_code.contains("HYPERVISOR_URI") && in_code.len() > 15, "the code is read wrongly: {in_code:?}");
+    let example = read(".env.example");
+    for name in in_code.iter().filter(|name| !["LIMEN_URL", "LIMEN_TOKEN", "LIBVIRT_URI"].contains(&name.as_str())) {
+        assert!(example.contains(&format!("\n#{name}=")), ".env.example lacks {name}");
+    }
 }
