@@ -61,6 +61,8 @@ stage core cargo build -p limen-core --no-default-features
 stage build cargo build -p limen-http
 stage clippy cargo clippy --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS=-Dwarnings stage doc cargo doc --workspace --no-deps
+# What `make run` builds; tests/harmless.rs runs it.
+stage release cargo build --release --locked -p limen-http
 stage guest scripts/guest-image.sh
 stage test cargo test --workspace
 stage examples run_examples
