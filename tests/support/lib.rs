@@ -10,6 +10,7 @@
 //! | [`serial`] | reads a console until something is said |
 //! | [`server`] | the `limen` program, served on a free port |
 //! | [`http`] | a client for it |
+//! | [`site`] | a server with a libvirtd and a database, and the judge of what is left |
 //! | [`world`] | a host and a Store under a `Limen`, scripted crashes, and the judge of what is left |
 //! | [`process`] | commands with deadlines, waiting, signals |
 //!
@@ -26,6 +27,7 @@ pub mod postgres;
 pub mod process;
 pub mod serial;
 pub mod server;
+pub mod site;
 pub mod world;
 
 use std::path::{Path, PathBuf};
