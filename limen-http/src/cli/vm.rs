@@ -116,7 +116,7 @@ async fn work(door: &Door, args: &DoorArgs, command: VmCommand) -> Result {
     }
 }
 
-async fn list(door: &Door, args: &DoorArgs, filters: &ListArgs) -> Result {
+fn query_of(filters: &ListArgs) -> String {
     let ListArgs { state, host, name, label } = filters;
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in [("state", state), ("host", host), ("name", name), ("label", label)] {
@@ -124,7 +124,11 @@ async fn list(door: &Door, args: &DoorArgs, filters: &ListArgs) -> Result {
             query.append_pair(name, value);
         }
     }
-    let query = query.finish();
+    query.finish()
+}
+
+async fn list(door: &Door, args: &DoorArgs, filters: &ListArgs) -> Result {
+    let query = query_of(filters);
     let path = if query.is_empty() { "/api/vms".to_owned() } else { format!("/api/vms?{query}") };
     let vms = door.list(&path).await?;
     if args.json {
