@@ -10,6 +10,7 @@ use poem::error::{ReadBodyError, ResponseError};
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Body, Response};
 use poem_openapi::ApiResponse;
+use poem_openapi::error::ParsePathError;
 use poem_openapi::registry::{MetaResponses, Registry};
 use serde_json::{Map, Value, json};
 
@@ -221,6 +222,9 @@ pub(crate) fn from_framework(error: poem::Error, allow: impl FnOnce() -> Option<
         Ok(problem) => return problem,
         Err(error) => error,
     };
+    if error.is::<ParsePathError>() {
+        return Problem::invalid("id", "The id in the path must be a UUID.");
+    }
     match error.status() {
         StatusCode::NOT_FOUND => Problem::Core(Error::new(ErrorKind::NotFound, "There is nothing at this path.")),
         StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed(allow().unwrap_or_default()),

@@ -12,6 +12,7 @@ use poem_openapi::registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchema
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::answer::{Accepted, X_LIMEN_EVENT};
 use crate::app::App;
@@ -407,17 +408,17 @@ fn form_pairs(query: &str) -> form_urlencoded::Parse<'_> {
 pub(crate) type Plain = Query<NoQuery>;
 
 /// The part of a list that the parameters ask for.
-pub(crate) fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<PageRequest> {
+pub(crate) fn page(limit: Option<u32>, cursor: Option<Uuid>) -> Result<PageRequest> {
     let page = PageRequest::first(limit.unwrap_or(100))?;
     Ok(match cursor {
-        Some(cursor) => page.with_cursor(cursor)?,
+        Some(cursor) => page.with_cursor(&cursor.to_string())?,
         None => page,
     })
 }
 
 impl PageQuery {
     pub(crate) fn request(&self) -> Result<PageRequest> {
-        page(self.limit, self.cursor.as_deref())
+        page(self.limit, self.cursor)
     }
 }
 

@@ -120,6 +120,11 @@ fn traits(path: &str, operation: &Value) -> Traits {
     }
 }
 
+/// What `If-Match` and `If-None-Match` hold.
+fn tags() -> Value {
+    json!({"type": "string", "pattern": "^(\\*|(W/)?\"[0-9.]{1,40}\"(, (W/)?\"[0-9.]{1,40}\")*)$"})
+}
+
 fn add_headers(path: &str, method: &str, operation: &mut Value) {
     let traits = traits(path, operation);
     let mut parameters: Vec<Value> = Vec::new();
@@ -150,10 +155,10 @@ fn add_headers(path: &str, method: &str, operation: &mut Value) {
         );
     }
     if traits.is_vm && method == "get" {
-        add("If-None-Match", json!({"type": "string"}), "An `ETag` of this VM: answers 304 while it is still so.");
+        add("If-None-Match", tags(), "An `ETag` of this VM: answers 304 while it is still so.");
     }
     if traits.is_vm && method != "get" {
-        add("If-Match", json!({"type": "string"}), "An `ETag` of this VM: answers 412 when its record changed since.");
+        add("If-Match", tags(), "An `ETag` of this VM: answers 412 when its record changed since.");
     }
     if let Some(object) = operation.as_object_mut() {
         let all = object.entry("parameters").or_insert_with(|| json!([]));

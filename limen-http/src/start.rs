@@ -49,17 +49,37 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
 /// Opens the Store.
 pub(crate) async fn open_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
     let settings = PoolSettings::default();
+    let named = |error| name("DATABASE_URL", error);
     Ok(match &config.store {
-        StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await?),
-        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await?),
-        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await?),
+        StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await.map_err(named)?),
     })
+}
+
+/// Puts the variable before what is said about its value.
+fn name(variable: &str, error: Error) -> Error {
+    let named = Error::new(error.kind(), format!("{variable}: {error}"));
+    match error.causes() {
+        causes if causes.is_empty() => named,
+        causes => named.with_source(causes),
+    }
+}
+
+/// Names the variable where a service refuses the first admin that it is given.
+pub(crate) fn name_admin(error: Error) -> Error {
+    match error.field() {
+        Some("password") => name("ADMIN_PASSWORD", error),
+        Some("name" | "username") => name("ADMIN_USER", error),
+        _ => error,
+    }
 }
 
 /// Opens the hypervisor.
 pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hypervisor>> {
+    let named = |error| name("HYPERVISOR_URI", error);
     Ok(match &config.hypervisor {
-        HypervisorChoice::Sim(uri) => Arc::new(SimHypervisor::from_uri(uri)?),
+        HypervisorChoice::Sim(uri) => Arc::new(SimHypervisor::from_uri(uri).map_err(named)?),
         HypervisorChoice::Libvirt(uri) => {
             let mut options = LibvirtOptions::new(uri, &config.vms_dir);
             options.virt_type = match config.virt_type {
@@ -67,7 +87,7 @@ pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hyper
                 VirtChoice::Kvm => LibvirtVirt::Kvm,
                 VirtChoice::Qemu => LibvirtVirt::Qemu,
             };
-            Arc::new(LibvirtHypervisor::connect(options).await?)
+            Arc::new(LibvirtHypervisor::connect(options).await.map_err(named)?)
         }
     })
 }

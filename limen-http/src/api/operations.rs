@@ -23,7 +23,7 @@ impl Operations {
         caller: Caller,
         Query(query): Query<OperationListQuery>,
     ) -> Result<Json<Page<Operation>>> {
-        let page = extract::page(query.limit, query.cursor.as_deref())?;
+        let page = extract::page(query.limit, query.cursor)?;
         Json::of(&caller.limen().list_operations(&caller, query.vm_id.map(VmId), page).await?)
     }
 

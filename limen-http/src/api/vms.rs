@@ -22,7 +22,7 @@ impl Vms {
     /// Answered from memory: no hypervisor is asked.
     #[oai(path = "/api/vms", method = "get", operation_id = "list_vms", tag = "Tag::Vms")]
     async fn list_vms(&self, caller: Caller, Query(query): Query<VmListQuery>) -> Result<Json<VmList>> {
-        let page = extract::page(query.limit, query.cursor.as_deref())?;
+        let page = extract::page(query.limit, query.cursor)?;
         let VmListQuery { state, host, owner, name, label, .. } = query;
         let wanted = VmQuery { state: state.map(|state| state.0), host, owner: owner.map(OwnerId), name, label };
         let page = caller.limen().list_vms(&caller, &wanted, page).await?;

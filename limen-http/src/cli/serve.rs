@@ -35,7 +35,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     if let Some(first) = &first {
         builder = builder.admin(first.seed.clone());
     }
-    let limen = builder.build().await?;
+    let limen = builder.build().await.map_err(start::name_admin)?;
     let initial = start::initial_password(core, &http.admin_user);
     let app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
     let endpoint = app::endpoint(Arc::new(app))?;

@@ -30,6 +30,24 @@ pub(crate) struct HostInfoSchema {
     free_bytes: u64,
 }
 
+/// A host's figures at one moment.
+#[derive(Debug, Object)]
+#[oai(rename = "HostMetrics")]
+pub(crate) struct HostMetricsSchema {
+    /// When they were taken.
+    sampled_at: OffsetDateTime,
+    /// CPU use since the sample before, 0 to 100.
+    cpu_percent: f64,
+    /// Logical CPUs.
+    cpus: u32,
+    /// Memory in bytes.
+    memory_total_bytes: u64,
+    /// Memory that programs could still get, in bytes.
+    memory_available_bytes: u64,
+    /// Seconds since the machine booted.
+    uptime_seconds: u64,
+}
+
 /// A machine with a hypervisor.
 #[derive(Debug, Object)]
 #[oai(rename = "Host")]
@@ -46,6 +64,9 @@ pub(crate) struct HostSchema {
     observed_at: Option<OffsetDateTime>,
     /// What it has; null until it was reached once.
     info: Option<HostInfoSchema>,
+    /// Its figures as last sampled.
+    #[oai(skip_serializing_if_is_none)]
+    metrics: Option<HostMetricsSchema>,
 }
 
 impl Described for model::Host {

@@ -13,6 +13,7 @@ mod vm;
 use limen_core::model::Page;
 use poem_openapi::Object;
 use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
+use uuid::Uuid;
 
 pub(crate) use enums::Wire;
 pub(crate) use host::{HealthHost, HealthReport};
@@ -48,8 +49,7 @@ pub(crate) struct PageQuery {
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the page before.
-    #[oai(validator(min_length = 1, max_length = 64))]
-    pub(crate) cursor: Option<String>,
+    pub(crate) cursor: Option<Uuid>,
 }
 
 /// No query parameters at all.
@@ -78,7 +78,7 @@ pub(crate) struct ProblemSchema {
     field: Option<String>,
     /// The operation that holds the object, that failed, or that goes on.
     #[oai(skip_serializing_if_is_none)]
-    operation_id: Option<uuid::Uuid>,
+    operation_id: Option<Uuid>,
     /// What the quota does not allow more of.
     #[oai(skip_serializing_if_is_none)]
     resource: Option<String>,

@@ -114,8 +114,7 @@ pub(crate) struct OperationListQuery {
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the page before.
-    #[oai(validator(min_length = 1, max_length = 64))]
-    pub(crate) cursor: Option<String>,
+    pub(crate) cursor: Option<Uuid>,
     /// Operations about this VM, also one that is gone.
     pub(crate) vm_id: Option<Uuid>,
 }

@@ -160,8 +160,7 @@ pub(crate) struct VmListQuery {
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the page before.
-    #[oai(validator(min_length = 1, max_length = 64))]
-    pub(crate) cursor: Option<String>,
+    pub(crate) cursor: Option<Uuid>,
     /// VMs in this state.
     pub(crate) state: Option<Wire<VmState>>,
     /// VMs on the host of this name.

@@ -1,0 +1,340 @@
+//! The real binary: settings, first start, stop, and the command line.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct horse 1";
+
+fn server(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_limen"));
+    set(&mut command, home);
+    command
+}
+
+fn limen(home: &Path) -> Command {
+    // No test waits for a process for ever.
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "120", env!("CARGO_BIN_EXE_limen")]);
+    set(&mut command, home);
+    command
+}
+
+fn set(command: &mut Command, home: &Path) {
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home).env("LIMEN_DATA_DIR", home.join("data"));
+    command.env("HYPERVISOR_URI", "sim:///?vms=3&seed=1");
+}
+
+/// A running `limen serve`; killed when dropped.
+struct Running {
+    child: Child,
+    url: String,
+}
+
+impl Running {
+    fn start(home: &Path, settings: &[(&str, &str)]) -> (Self, Vec<String>) {
+        let mut command = server(home);
+        command.args(["serve", "--bind-address", "127.0.0.1", "--port", "0"]).envs(settings.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut out = BufReader::new(child.stdout.take().expect("stdout"));
+        let mut lines = Vec::new();
+        let mut first = String::new();
+        out.read_line(&mut first).expect("a line");
+        let url = first.split_whitespace().find(|word| word.starts_with("http://"));
+        let url = url.unwrap_or_else(|| panic!("no address in {first:?}")).trim_end_matches(';').to_owned();
+        lines.push(first);
+        let has_file = settings.iter().all(|(name, _)| *name != "ADMIN_PASSWORD") && !home.join("known").exists();
+        if has_file {
+            let mut second = String::new();
+            out.read_line(&mut second).expect("a line");
+            lines.push(second);
+        }
+        (Self { child, url }, lines)
+    }
+
+    /// SIGTERM; the exit code and the log.
+    fn stop(mut self) -> (i32, String) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        let code = self.child.wait().expect("ends").code().expect("an exit code");
+        let mut log = String::new();
+        self.child.stderr.take().expect("stderr").read_to_string(&mut log).expect("a log");
+        (code, log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().expect("runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn with_stdin(command: &mut Command, input: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("written");
+    child.wait_with_output().expect("ends")
+}
+
+#[test]
+fn a_value_that_cannot_be_used_stops_the_start_and_names_its_variable() {
+    let home = TempDir::new().expect("a directory");
+    for (name, value) in [
+        ("HYPERVISOR_URI", "nonsense"),
+        ("HYPERVISOR_URI", "sim:///?colour=red"),
+        ("LIBVIRT_URI", "qemu:///session"),
+        ("DATABASE_URL", "mysql://x"),
+        ("DB_PORT", "x"),
+        ("LIMEN_DATA_DIR", "relative"),
+        ("LIMEN_VMS_DIR", "relative"),
+        ("LIMEN_IMAGES_DIR", ""),
+        ("BIND_ADDRESS", "everywhere"),
+        ("PORT", "http"),
+        ("JWT_SECRET", "short"),
+        ("ADMIN_USER", ""),
+        ("ADMIN_USER", "no name"),
+        ("ADMIN_PASSWORD", "short"),
+        ("VIRT_TYPE", "fast"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "yaml"),
+    ] {
+        let started = Instant::now();
+        let mut serve = limen(home.path());
+        serve.arg("serve").env("PORT", "0").env("BIND_ADDRESS", "127.0.0.1").env(name, value);
+        let output = serve.output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(name), "{name}={value}: {said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    let postgres = limen(home.path())
+        .args(["serve", "--port", "0"])
+        .env("DATABASE_URL", "postgres://u:hunter22@127.0.0.1:1/x")
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&postgres.stderr).into_owned();
+    assert!(said.contains("JWT_SECRET") && !said.contains("hunter22"), "{said}");
+}
+
+#[test]
+fn a_first_start_makes_a_password_that_goes_when_it_is_changed() {
+    let home = TempDir::new().expect("a directory");
+    let (server, lines) = Running::start(home.path(), &[]);
+    let file = home.path().join("data/initial-admin-password");
+    let made = std::fs::read_to_string(&file).expect("the file").trim_end().to_owned();
+    assert!(!lines.concat().contains(&made) && lines[1].contains("initial-admin-password"), "{lines:?}");
+    for name in ["initial-admin-password", "jwt-secret", "limen.db"] {
+        let mode = std::fs::metadata(home.path().join("data").join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+
+    let login = limen(home.path()).args(["--url", &server.url, "login", "--password-stdin"]).output();
+    assert_eq!(login.expect("runs").status.code(), Some(1), "an empty password is none");
+    let mut command = limen(home.path());
+    let login = with_stdin(command.args(["--url", &server.url, "login", "--password-stdin"]), &format!("{made}\n"));
+    assert!(login.status.success(), "{login:?}");
+    let kept = home.path().join(".config/limen/login.json");
+    assert_eq!(std::fs::metadata(&kept).expect("kept").permissions().mode() & 0o777, 0o600);
+
+    // The kept login names the server: no --url any more.
+    let vms: Value = serde_json::from_str(&succeed(limen(home.path()).args(["vm", "list", "--json"]))).expect("JSON");
+    assert_eq!(vms.as_array().map(Vec::len), Some(3));
+
+    let (stopped, log) = server.stop();
+    assert_eq!(stopped, 0);
+    assert!(!log.contains(&made), "{log}");
+
+    // The secret is kept too: the token is good after a restart, on the port that is free then.
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let (server, _) = Running::start(home.path(), &[]);
+    let token = serde_json::from_slice::<Value>(&std::fs::read(&kept).expect("kept")).expect("JSON")["token"].clone();
+    let token = token.as_str().expect("a token");
+    succeed(limen(home.path()).args(["--url", &server.url, "--token", token, "vm", "list"]));
+
+    let mut command = limen(home.path());
+    command.args(["--url", &server.url, "--token", token, "user", "passwd", "--password-stdin"]);
+    let changed = with_stdin(&mut command, &format!("{made}\n{PASSWORD}\n"));
+    assert!(changed.status.success(), "{changed:?}");
+    assert!(!file.exists(), "the made password is no longer good, so its file is gone");
+    assert_eq!(server.stop().0, 0);
+}
+
+#[test]
+fn the_command_line_does_its_work_through_a_server() {
+    let home = TempDir::new().expect("a directory");
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let (server, _) = Running::start(home.path(), &[("ADMIN_PASSWORD", PASSWORD), ("LOG_FORMAT", "json")]);
+    let mut login = limen(home.path());
+    assert!(with_stdin(login.args(["--url", &server.url, "login", "--password-stdin"]), PASSWORD).status.success());
+    let run = |args: &[&str]| limen(home.path()).args(args).output().expect("runs");
+    let text = |args: &[&str]| succeed(limen(home.path()).args(args));
+
+    let listed: Value = serde_json::from_str(&text(&["--json", "vm", "list"])).expect("JSON");
+    let off = listed.as_array().expect("a list").iter().find(|vm| vm["status"]["state"] == "shut_off");
+    let name = off.map_or("", |vm| vm["name"].as_str().expect("a name"));
+    if !name.is_empty() {
+        assert!(text(&["vm", "start", name]).contains("is running."));
+        assert!(text(&["vm", "power-off", name]).contains("is shut_off."));
+        assert!(text(&["vm", "show", name]).contains("shut_off"));
+    }
+    let any = listed[0]["name"].as_str().expect("a name");
+    assert_eq!(run(&["vm", "delete", any]).status.code(), Some(2), "no terminal to ask at");
+    assert!(text(&["vm", "delete", "--yes", any]).contains("Deleted"));
+    assert_eq!(run(&["vm", "show", any]).status.code(), Some(4));
+
+    let mut add = limen(home.path());
+    assert!(
+        with_stdin(add.args(["user", "add", "alice", "--role", "viewer", "--password-stdin"]), PASSWORD)
+            .status
+            .success()
+    );
+    assert!(text(&["user", "list"]).contains("alice"));
+    let mut again = limen(home.path());
+    let again = with_stdin(again.args(["user", "add", "alice", "--password-stdin"]), PASSWORD);
+    assert_eq!(again.status.code(), Some(1));
+
+    let operations: Value = serde_json::from_str(&text(&["op", "list", "--json"])).expect("JSON");
+    let id = operations[0]["id"].as_str().expect("an operation");
+    assert!(text(&["op", "wait", id]).contains("succeeded"));
+    assert_eq!(run(&["op", "cancel", id]).status.code(), Some(1), "it is finished");
+    assert!(text(&["op", "show", id]).contains("\"kind\""));
+
+    // An image is added beside the running server, which then shows it.
+    let image = home.path().join("disk.raw");
+    std::fs::write(&image, vec![0_u8; 1 << 20]).expect("written");
+    let added = text(&["image", "add", image.to_str().expect("a path"), "--name", "blank", "--format", "raw"]);
+    assert!(added.contains("Added blank (raw)"), "{added}");
+    assert!(text(&["image", "list"]).contains("blank"));
+
+    assert!(text(&["logout"]).contains("Logged out"));
+    assert_eq!(run(&["vm", "list"]).status.code(), Some(2), "no token any more");
+    let (code, log) = server.stop();
+    assert_eq!(code, 0);
+    assert!(!log.contains(PASSWORD));
+    for line in log.lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["level"].is_string(), "{line}");
+    }
+    assert_eq!(
+        run(&["--url", &format!("{}", "http://127.0.0.1:1"), "--token", "x", "vm", "list"]).status.code(),
+        Some(3)
+    );
+}
+
+#[test]
+fn the_command_line_works_without_a_server_too() {
+    let home = TempDir::new().expect("a directory");
+    let text = |args: &[&str]| succeed(limen(home.path()).args(args));
+    let mut add = limen(home.path());
+    let added = with_stdin(add.args(["--local", "user", "add", "bob", "--password-stdin"]), PASSWORD);
+    assert!(added.status.success(), "{added:?}");
+    assert!(text(&["--local", "user", "list"]).contains("bob"));
+    let image = home.path().join("disk.raw");
+    std::fs::write(&image, vec![0_u8; 1 << 20]).expect("written");
+    let added = text(&["image", "add", image.to_str().expect("a path"), "--name", "blank", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&added).expect("JSON")["name"], "blank");
+    assert!(text(&["--local", "image", "list"]).contains("blank"));
+    let nobody = limen(home.path()).args(["--local", "user", "passwd", "nobody", "--password-stdin"]).output();
+    assert_eq!(nobody.expect("runs").status.code(), Some(4));
+}
+
+#[test]
+fn a_taken_port_is_named_with_who_has_it() {
+    let home = TempDir::new().expect("a directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let serve = ["serve", "--bind-address", "127.0.0.1", "--port", &port];
+    let output = limen(home.path()).args(serve).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains(&port) && said.contains(&format!("(pid {})", std::process::id())), "{said}");
+
+    let doctor = limen(home.path()).args(["doctor", "--json", "--port", &port]).output().expect("runs");
+    assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+    let report: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["what"] == "port");
+    assert_eq!(found.expect("the port")["verdict"], "missing");
+    drop(taken);
+    let doctor = limen(home.path()).args(["doctor", "--port", &port]).output().expect("runs");
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+}
+
+#[test]
+fn help_and_version_teach() {
+    let home = TempDir::new().expect("a directory");
+    let text = |args: &[&str]| succeed(limen(home.path()).args(args));
+    assert_eq!(text(&["version"]).trim_end(), concat!("limen ", env!("CARGO_PKG_VERSION")));
+    let help = text(&["--help"]);
+    for word in ["Examples:", "limen serve", "Exit codes:", "not finished in time", "--local"] {
+        assert!(help.contains(word), "{word}");
+    }
+    let serve = text(&["serve", "--help"]);
+    for name in [
+        "HYPERVISOR_URI",
+        "LIBVIRT_URI",
+        "DATABASE_URL",
+        "DB_HOST",
+        "DB_PORT",
+        "DB_USER",
+        "DB_PASSWORD",
+        "DB_NAME",
+        "LIMEN_DATA_DIR",
+        "LIMEN_VMS_DIR",
+        "LIMEN_IMAGES_DIR",
+        "BIND_ADDRESS",
+        "PORT",
+        "JWT_SECRET",
+        "ADMIN_USER",
+        "ADMIN_PASSWORD",
+        "VIRT_TYPE",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+    ] {
+        assert!(serve.contains(&format!("[env: {name}")), "{name}");
+    }
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../.env.example")).expect("a file");
+    for line in serve.lines().filter_map(|line| line.split("[env: ").nth(1)) {
+        let name = line.trim_end_matches([']', '=']);
+        assert!(name.starts_with("LIMEN_URL") || name.starts_with("LIMEN_TOKEN") || example.contains(name), "{name}");
+    }
+    let unknown = limen(home.path()).arg("frobnicate").output().expect("runs");
+    assert_eq!(unknown.status.code(), Some(2));
+}
+
+#[test]
+fn requests_at_work_are_answered_when_the_server_stops() {
+    let home = TempDir::new().expect("a directory");
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let (server, _) = Running::start(home.path(), &[("ADMIN_PASSWORD", PASSWORD)]);
+    let address = server.url.trim_start_matches("http://").to_owned();
+    // A request whose body is still on its way when the signal comes.
+    let mut stream = std::net::TcpStream::connect(&address).expect("connects");
+    let body = json!({"username": "admin", "password": PASSWORD}).to_string();
+    let head = format!(
+        "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("written");
+    std::thread::sleep(Duration::from_millis(300));
+    let stopping = std::thread::spawn(move || server.stop());
+    std::thread::sleep(Duration::from_millis(500));
+    stream.write_all(body.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(stopping.join().expect("joined").0, 0);
+    assert!(std::net::TcpStream::connect(&address).is_err(), "nobody listens any more");
+}

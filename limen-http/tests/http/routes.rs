@@ -1,0 +1,227 @@
+//! Every route, once as it is meant and with the refusals that are its own.
+
+use serde_json::json;
+
+use crate::harness::{PASSWORD, Server};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lives_from_login_to_logout() {
+    let server = Server::start(0).await;
+    let login = json!({"username": "admin", "password": PASSWORD});
+    let answer = server.call("POST", "/api/auth/login", "", &login).await.expect(200).json();
+    assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(86400)));
+    let token = answer["access_token"].as_str().expect("a token");
+    assert_eq!(server.get("/api/auth/me", token).await.expect(200).json()["username"], "admin");
+    server.send("POST", "/api/auth/logout", token, &[], Vec::new()).await.expect(204);
+    assert_eq!(server.get("/api/auth/me", token).await.expect(401).code(), "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_user_and_a_wrong_password_are_answered_alike() {
+    let server = Server::start(0).await;
+    let mut answers = Vec::new();
+    for (name, password) in [("admin", "wrong password"), ("nobody", PASSWORD), ("no name at all!", PASSWORD)] {
+        let body = json!({"username": name, "password": password});
+        let answer = server.call("POST", "/api/auth/login", "", &body).await.expect(401);
+        let mut problem = answer.json();
+        problem["request_id"] = json!(null);
+        answers.push((problem, answer.headers.len()));
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_change_ends_the_other_sessions() {
+    let server = Server::start(0).await;
+    let (here, there) = (server.login("admin").await, server.login("admin").await);
+    let wrong = json!({"current_password": "not this one", "new_password": "another long one"});
+    let refused = server.call("POST", "/api/auth/password", &here, &wrong).await.expect(400);
+    assert_eq!(refused.json()["field"], "current_password");
+    let right = json!({"current_password": PASSWORD, "new_password": "another long one"});
+    server.call("POST", "/api/auth/password", &here, &right).await.expect(204);
+    server.get("/api/auth/me", &here).await.expect(200);
+    server.get("/api/auth/me", &there).await.expect(401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_made_listed_changed_and_deleted_by_admins_alone() {
+    let server = Server::start(0).await;
+    let admin = server.login("admin").await;
+    let body = json!({"username": "alice", "password": PASSWORD, "role": "user"});
+    let made = server.call("POST", "/api/users", &admin, &body).await.expect(201);
+    let user = made.json();
+    assert!(user.get("password").is_none() && user["role"] == "user", "{user}");
+    let path = made.header("location").to_owned();
+    assert_eq!(path, format!("/api/users/{}", user["id"].as_str().expect("an id")));
+    assert_eq!(server.call("POST", "/api/users", &admin, &body).await.expect(409).code(), "already_exists");
+    assert_eq!(server.get(&path, &admin).await.expect(200).json(), user);
+
+    let first = server.get("/api/users?limit=1", &admin).await.expect(200).json();
+    let cursor = first["next_cursor"].as_str().expect("a second page");
+    let second = server.get(&format!("/api/users?limit=1&cursor={cursor}"), &admin).await.expect(200).json();
+    assert_ne!(first["items"][0]["id"], second["items"][0]["id"]);
+    assert!(second["next_cursor"].is_null());
+
+    let alice = server.login("alice").await;
+    for (method, path) in [("GET", "/api/users"), ("GET", "/api/audit")] {
+        assert_eq!(server.send(method, path, &alice, &[], Vec::new()).await.expect(403).code(), "forbidden");
+    }
+    let patched = server.call("PATCH", &path, &admin, &json!({"role": "viewer"})).await.expect(200).json();
+    assert_eq!(patched["role"], "viewer");
+    let vm = json!({"name": "a", "vcpus": 1, "memory_mib": 64});
+    assert_eq!(server.call("POST", "/api/vms", &alice, &vm).await.expect(403).code(), "forbidden");
+    server.call("PATCH", &path, &admin, &json!({"disabled": true})).await.expect(200);
+    server.get("/api/auth/me", &alice).await.expect(401);
+    server.send("DELETE", &path, &admin, &[], Vec::new()).await.expect(204);
+    assert_eq!(server.get(&path, &admin).await.expect(404).code(), "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_lives_from_create_to_delete() {
+    let server = Server::start(0).await;
+    let token = server.login("admin").await;
+    let body = json!({"name": "web-1", "description": "웹 서버", "vcpus": 2, "memory_mib": 512,
+        "disks": [{"size_gib": 1}], "labels": {"환경": "운영"}});
+    let accepted = server.call("POST", "/api/vms", &token, &body).await.expect(202);
+    let operation = accepted.json();
+    let at = accepted.header("location").to_owned();
+    assert_eq!(at, format!("/api/operations/{}", operation["id"].as_str().expect("an id")));
+    let event = accepted.header("x-limen-event").to_owned();
+    let id = operation["vm_id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/vms/{id}");
+    let shown = server.send("GET", &path, &token, &[("x-limen-event", &event)], Vec::new()).await.expect(200).json();
+    assert_eq!((&shown["name"], &shown["description"]), (&json!("web-1"), &json!("웹 서버")));
+    assert_eq!(shown["labels"]["환경"], "운영");
+
+    let wait = [("prefer", "wait=30")];
+    let start = json!({"action": "start"});
+    let power = format!("{path}/power");
+    // The create may still be at work: its VM is then busy, and says with what.
+    for _ in 0..200 {
+        let answer = server.call_with("POST", &power, &token, &wait, &start).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert!(["busy", "conflict"].contains(&answer.code().as_str()), "{answer:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.get(&path, &token).await.expect(200).json()["status"]["state"], "running");
+    assert_eq!(server.get(&at, &token).await.expect(200).json()["state"], "succeeded");
+    let resume = server.call_with("POST", &power, &token, &wait, &json!({"action": "save"})).await.expect(200).json();
+    assert_eq!(resume["kind"], "change_power");
+    let refused = server.call("POST", &power, &token, &json!({"action": "pause"})).await.expect(409);
+    assert_eq!(refused.code(), "conflict");
+
+    let listed = server.get("/api/vms?name=web-1&state=saved&label=%ED%99%98%EA%B2%BD", &token).await.expect(200);
+    assert_eq!(listed.json()["items"][0]["id"], id.as_str());
+    assert_eq!(server.get("/api/vms?state=running", &token).await.expect(200).json()["items"], json!([]));
+    server.send("DELETE", &path, &token, &wait, Vec::new()).await.expect(200);
+    server.get(&path, &token).await.expect(404);
+    let of_vm = server.get(&format!("/api/operations?vm_id={id}"), &token).await.expect(200).json();
+    assert!(of_vm["items"].as_array().is_some_and(|items| items.len() >= 4), "{of_vm}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entity_tags_guard_reads_and_changes() {
+    let server = Server::start(0).await;
+    let token = server.login("admin").await;
+    let path = format!("/api/vms/{}", server.vm(&token, "tagged").await);
+    let read = server.get(&path, &token).await.expect(200);
+    let tag = read.header("etag").to_owned();
+    assert!(tag.starts_with('"') && tag.contains('.'), "{tag}");
+    let again = server.send("GET", &path, &token, &[("if-none-match", &tag)], Vec::new()).await.expect(304);
+    assert!(again.bytes.is_empty() && again.header("etag") == tag);
+    server.send("GET", &path, &token, &[("if-none-match", "*")], Vec::new()).await.expect(304);
+
+    let change = json!({"description": "new"});
+    let wait = ("prefer", "wait=30");
+    let patched = server.call_with("PATCH", &path, &token, &[("if-match", &tag), wait], &change).await.expect(200);
+    assert_eq!(patched.json()["kind"], "update_vm");
+    let stale = server.call_with("PATCH", &path, &token, &[("if-match", &tag)], &change).await.expect(412);
+    assert_eq!(stale.code(), "precondition_failed");
+    server.send("DELETE", &path, &token, &[("if-match", &tag)], Vec::new()).await.expect(412);
+    server.send("DELETE", &path, &token, &[("if-match", "W/\"1.1\"")], Vec::new()).await.expect(412);
+    let bad = server.send("DELETE", &path, &token, &[("if-match", "1.1")], Vec::new()).await.expect(400);
+    assert_eq!(bad.json()["field"], "if-match");
+    let now = server.get(&path, &token).await.expect(200).header("etag").to_owned();
+    let several = format!("{tag}, {now}");
+    server.send("DELETE", &path, &token, &[("if-match", &several), wait], Vec::new()).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_makes_a_post_repeatable_and_goes_nowhere_else() {
+    let server = Server::start(0).await;
+    let token = server.login("admin").await;
+    let key = [("idempotency-key", "order-66")];
+    let body = json!({"name": "once", "vcpus": 1, "memory_mib": 64});
+    let first = server.call_with("POST", "/api/vms", &token, &key, &body).await.expect(202).json();
+    let second = server.call_with("POST", "/api/vms", &token, &key, &body).await.json();
+    assert_eq!(first["id"], second["id"]);
+    let other = json!({"name": "twice", "vcpus": 1, "memory_mib": 64});
+    assert_eq!(server.call_with("POST", "/api/vms", &token, &key, &other).await.expect(409).code(), "conflict");
+    for (method, path) in [("GET", "/api/vms"), ("POST", "/api/auth/logout"), ("GET", "/api/health")] {
+        let refused = server.send(method, path, &token, &key, Vec::new()).await.expect(400);
+        assert_eq!(refused.json()["field"], "idempotency-key", "{method} {path}");
+    }
+    let bad = [("idempotency-key", "a b")];
+    server.call_with("POST", "/api/vms", &token, &bad, &body).await.expect(400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_waits_for_an_operation_and_is_told_how_it_failed() {
+    let server = Server::start(0).await;
+    let token = server.login("admin").await;
+    let body = json!({"name": "nowhere", "vcpus": 1, "memory_mib": 64, "networks": ["no-such-network"]});
+    let failed = server.call_with("POST", "/api/vms", &token, &[("prefer", "respond-async, wait=30")], &body).await;
+    let problem = failed.json();
+    assert!(failed.status.is_client_error(), "{problem}");
+    let code = failed.code();
+    if let Some(id) = problem["operation_id"].as_str() {
+        let operation = server.get(&format!("/api/operations/{id}"), &token).await.expect(200).json();
+        assert_eq!(operation["error"]["code"], code.as_str());
+        let cancel = format!("/api/operations/{id}/cancel");
+        assert_eq!(server.send("POST", &cancel, &token, &[], Vec::new()).await.expect(409).code(), "conflict");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_number_is_waited_for() {
+    let server = Server::start(1).await;
+    let token = server.login("admin").await;
+    let now = server.get("/api/vms", &token).await.expect(200).header("x-limen-event").to_owned();
+    server.send("GET", "/api/vms", &token, &[("x-limen-event", &now)], Vec::new()).await.expect(200);
+    let ahead = (now.parse::<i64>().expect("a number") + 1_000_000).to_string();
+    let late = server.send("GET", "/api/vms", &token, &[("x-limen-event", &ahead)], Vec::new()).await.expect(503);
+    assert_eq!(late.code(), "unavailable");
+    for bad in ["-1", "x", "1.5"] {
+        let refused = server.send("GET", "/api/vms", &token, &[("x-limen-event", bad)], Vec::new()).await;
+        assert_eq!(refused.expect(400).json()["field"], "x-limen-event");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_read_is_there() {
+    let server = Server::start(3).await;
+    let token = server.login("admin").await;
+    assert_eq!(server.get("/api/hosts", &token).await.expect(200).json()["items"][0]["name"], "here");
+    assert!(server.get("/api/networks", &token).await.expect(200).json()["items"].is_array());
+    assert_eq!(server.get("/api/images", &token).await.expect(200).json()["items"], json!([]));
+    let nothing = "/api/images/00000000-0000-7000-8000-000000000000";
+    server.get(nothing, &token).await.expect(404);
+    server.send("DELETE", nothing, &token, &[], Vec::new()).await.expect(404);
+    let audit = server.get("/api/audit", &token).await.expect(200).json();
+    assert!(audit["items"].as_array().is_some_and(|items| !items.is_empty()));
+    assert_eq!(server.get("/api/health", "").await.expect(200).json()["status"], "ok");
+    server.get("/api/health/live", "").await.expect(200);
+    server.get("/api/health/ready", "").await.expect(200);
+
+    let get = server.get("/api/vms", &token).await.expect(200);
+    let head = server.send("HEAD", "/api/vms", &token, &[], Vec::new()).await.expect(200);
+    assert_eq!(get.header("content-type"), head.header("content-type"));
+    for path in ["/docs", "/swagger"] {
+        let page = server.get(path, "").await.expect(200);
+        assert!(page.header("content-security-policy").contains("script-src 'sha256-"), "{page:?}");
+        assert!(String::from_utf8_lossy(&page.bytes).contains("create_vm"));
+    }
+    assert_eq!(server.get("/api/swagger.json", "").await.expect(200).json()["info"]["title"], "LIMEN");
+}
