@@ -1,0 +1,365 @@
+//! The server, its host's daemon and its guests die, hang and come back, under load.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
+use limen_core::hypervisor::{ConsoleKind, Hypervisor};
+use limen_support::http::Client;
+use limen_support::site::{self, Database, Site, bare, create, is_in, power, text, wait_for_vm};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// After a daemon is back, answers are good again within this.
+const BACK: Duration = Duration::from_secs(5);
+/// After a server is back, every operation is finished within this.
+const RECOVERED: Duration = Duration::from_secs(10);
+
+fn second(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn running(name: &str) -> Value {
+    let mut create = bare(name);
+    create["start"] = json!(true);
+    create
+}
+
+/// One read: when it was answered, how, and whether it was marked stale.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    at: Instant,
+    status: u16,
+    stale: bool,
+}
+
+/// Clients that list, read and power at a steady pace, until they are dropped.
+struct Load {
+    reads: Arc<Mutex<Vec<Read>>>,
+    powers: Arc<Mutex<Vec<u16>>>,
+    _clients: JoinSet<()>,
+}
+
+impl Load {
+    fn begin(client: &Client, vms: &[String]) -> Self {
+        let load = Self { reads: Arc::default(), powers: Arc::default(), _clients: JoinSet::new() };
+        let mut clients = JoinSet::new();
+        for id in &vms[1..] {
+            let (client, reads, id) = (client.clone(), Arc::clone(&load.reads), id.clone());
+            clients.spawn(async move {
+                let mut pace = tokio::time::interval(Duration::from_millis(50));
+                loop {
+                    for path in ["/api/vms".to_owned(), format!("/api/vms/{id}")] {
+                        pace.tick().await;
+                        let answer = client.get(&path).await;
+                        let body = answer.json();
+                        let shown = body["items"].get(0).unwrap_or(&body);
+                        let stale = shown["status"]["stale"] != false;
+                        let read = Read { at: Instant::now(), status: answer.status, stale };
+                        reads.lock().expect("no poison").push(read);
+                    }
+                }
+            });
+        }
+        let (client, powers, id) = (client.waiting(5), Arc::clone(&load.powers), vms[0].clone());
+        clients.spawn(async move {
+            for action in ["pause", "resume"].into_iter().cycle() {
+                let path = format!("/api/vms/{id}/power");
+                let answer = client.post(&path, &json!({ "action": action })).await;
+                powers.lock().expect("no poison").push(answer.status);
+                sleep(Duration::from_millis(200)).await;
+            }
+        });
+        Self { _clients: clients, ..load }
+    }
+
+    fn between(&self, from: Instant, to: Instant) -> Vec<Read> {
+        let reads = self.reads.lock().expect("no poison");
+        reads.iter().copied().filter(|read| (from..to).contains(&read.at)).collect()
+    }
+
+    /// Good reads per second over the next 5 s.
+    async fn rate(&self) -> f64 {
+        let from = Instant::now();
+        sleep(second(5)).await;
+        let good = self.between(from, Instant::now()).iter().filter(|read| read.status == 200 && !read.stale).count();
+        good as f64 / from.elapsed().as_secs_f64()
+    }
+
+    /// How long after `from` the reads are good again.
+    async fn good_again(&self, from: Instant) -> Duration {
+        loop {
+            let good = self.between(from, Instant::now()).into_iter().find(|read| read.status == 200 && !read.stale);
+            if let Some(read) = good {
+                return read.at.duration_since(from);
+            }
+            assert!(from.elapsed() < second(30), "reads are not good again");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_while_libvirtd_is_dead_or_stopped() {
+    let site = Site::start(Database::Postgres);
+    let client = site.server.admin().await;
+    let mut vms = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        vms.push(create(&client, &running(name)).await);
+    }
+    let load = Load::begin(&client, &vms);
+    sleep(second(1)).await;
+    let earlier = load.rate().await;
+    for (what, away) in [("killed", second(8)), ("stopped", second(20))] {
+        let gone = Instant::now();
+        if what == "killed" {
+            site.libvirt.kill9();
+        } else {
+            site.libvirt.sigstop();
+        }
+        sleep(away).await;
+        let marked = load.between(gone + second(7), Instant::now());
+        assert!(!marked.is_empty(), "reads go on from memory");
+        assert!(marked.iter().all(|read| read.stale), "{what}: not marked stale after 7 s");
+        if what == "killed" {
+            site.libvirt.restart();
+        } else {
+            site.libvirt.sigcont();
+        }
+        let back = load.good_again(Instant::now()).await;
+        let rate = load.rate().await;
+        eprintln!("libvirtd {what}: good after {back:?}; {rate:.1} good reads/s, {earlier:.1} before");
+        assert!(back < BACK, "{what}: good answers after {back:?}");
+        assert!(rate >= earlier * 0.95, "{what}: {rate:.1} reads/s, {earlier:.1} before");
+    }
+    let reads = load.reads.lock().expect("no poison").clone();
+    assert!(reads.iter().all(|read| read.status == 200), "a read was refused");
+    let powers = load.powers.lock().expect("no poison").clone();
+    drop(load);
+    assert!(powers.iter().all(|status| matches!(status, 200 | 202 | 409 | 503 | 504)), "{powers:?}");
+    assert!(powers.ends_with(&[200]), "power works again: {powers:?}");
+    for id in &vms {
+        // The last action outlives its caller.
+        wait_for_vm(&client, id, second(5), |answer| answer.json()["operation"].is_null()).await;
+        site::delete(&client, id).await;
+    }
+    site.wait_until_in_order(second(5), &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_consoles_and_a_hung_guest_delay_nobody() {
+    let site = Site::start(Database::Sqlite);
+    let client = site.server.admin().await;
+    let hung = create(&client, &running("hung")).await;
+    let pids = site.libvirt.qemu_pids();
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    let pid = Pid::from_raw(pids[0].cast_signed()).expect("a process id");
+    let other = create(&client, &running("other")).await;
+
+    let options = LibvirtOptions::new(site.libvirt.uri(), site.libvirt.hidden_storage_dir().join("limen"));
+    let consoles = LibvirtHypervisor::connect(options).await.expect("connect");
+    let mut open = Vec::new();
+    for index in 0..50 {
+        let id = if index % 2 == 0 { &hung } else { &other };
+        open.push(consoles.open_console(id.parse().expect("an id"), ConsoleKind::Serial).await.expect("a console"));
+    }
+    kill_process(pid, Signal::STOP).expect("stop a guest");
+    let path = format!("/api/vms/{hung}/power");
+    let waiting = client.post(&path, &json!({ "action": "pause" })).await.expect(202).json();
+
+    let begun = Instant::now();
+    let (mut slowest_read, mut slowest_power) = (Duration::ZERO, Duration::ZERO);
+    while begun.elapsed() < second(10) {
+        for action in ["pause", "resume"] {
+            let asked = Instant::now();
+            let shown = client.get("/api/vms").await.expect(200).json();
+            slowest_read = slowest_read.max(asked.elapsed());
+            assert_eq!(shown["items"].as_array().map(Vec::len), Some(2));
+            if begun.elapsed() > second(7) {
+                assert_eq!(shown["items"][0]["status"]["stale"], false, "the host is observed");
+            }
+            let asked = Instant::now();
+            power(&client, &other, action).await.expect(200);
+            slowest_power = slowest_power.max(asked.elapsed());
+        }
+    }
+    eprintln!("beside a hung guest: read at most {slowest_read:?}, power at most {slowest_power:?}");
+    assert!(slowest_read < second(2), "{slowest_read:?}");
+    assert!(slowest_power < second(5), "{slowest_power:?}");
+
+    kill_process(pid, Signal::CONT).expect("let a guest go on");
+    wait_for_vm(&client, &hung, second(30), |answer| is_in(answer, "paused")).await;
+    let ended = client.get(&format!("/api/operations/{}", text(&waiting, "id"))).await.expect(200).json();
+    assert_ne!(ended["state"], "failed", "{ended}");
+    drop(open);
+    for id in [&hung, &other] {
+        site::delete(&client, id).await;
+    }
+    site.wait_until_in_order(second(5), &[]);
+}
+
+/// Waits until an operation is at `step` or finished; whether it is at the step.
+async fn reaches(client: &Client, operation: &str, step: &str) -> bool {
+    let path = format!("/api/operations/{operation}");
+    loop {
+        let shown = client.get(&path).await.expect(200).json();
+        if shown["step"] == step || !shown["finished_at"].is_null() {
+            return shown["finished_at"].is_null();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_define_that_lands_late_is_swept() {
+    let site = Site::start(Database::Postgres);
+    let client = site.server.admin().await;
+
+    // The definition of an undone VM comes up again, as when its call had been slow.
+    let id = create(&client, &bare("gone")).await;
+    let xml = site.libvirt.virsh(&["dumpxml", "--inactive", &id]).expect_success();
+    site::delete(&client, &id).await;
+    site.libvirt.define(&xml);
+    assert!(site.domains().contains(&id));
+    let begun = Instant::now();
+    site.wait_until_in_order(second(10), &[]);
+    eprintln!("a late definition was swept after {:?}", begun.elapsed());
+
+    // The server is killed while its calls are out to a daemon that answers later, and the create
+    // is cancelled before they land.
+    for round in 0..3 {
+        let name = format!("late-{round}");
+        let operation = client.post("/api/vms", &bare(&name)).await.expect(202).json();
+        let operation = text(&operation, "id");
+        reaches(&client, &operation, "define").await;
+        site.libvirt.sigstop();
+        sleep(Duration::from_millis(100)).await;
+        site.server.kill9();
+        site.server.restart();
+        let cancelled = client.post(&format!("/api/operations/{operation}/cancel"), &json!({})).await;
+        assert!(matches!(cancelled.status, 200 | 202 | 409), "{cancelled:?}");
+        site.libvirt.sigcont();
+        let path = format!("/api/operations/{operation}");
+        let end = Instant::now() + second(40);
+        let ended = loop {
+            let shown = client.get(&path).await.expect(200).json();
+            if !shown["finished_at"].is_null() {
+                break shown;
+            }
+            assert!(Instant::now() < end, "not finished: {shown}");
+            sleep(Duration::from_millis(100)).await;
+        };
+        eprintln!("a create whose define was out ended as {}", ended["state"]);
+        site.wait_until_in_order(second(10), &[]);
+        if ended["state"] == "succeeded" {
+            site::delete(&client, &text(&ended, "vm_id")).await;
+        }
+    }
+    assert_eq!(site.domains().len(), 0);
+    eprintln!("late effects found: {}", site.server.log().matches("a late effect was found").count());
+}
+
+const STEPS: [(&str, &str); 7] = [
+    ("create_vm", "place_images"),
+    ("create_vm", "create_volumes"),
+    ("create_vm", "fill_volumes"),
+    ("create_vm", "define"),
+    ("create_vm", "start"),
+    ("delete_vm", "remove_definition"),
+    ("delete_vm", "remove_volumes"),
+];
+
+/// The step in which a kill fell: the journal's last one, when its outcome is not recorded.
+fn fell_in(site: &Site, operation: &str) -> Option<(&'static str, &'static str)> {
+    let rows = site.sql(&format!("SELECT kind, finished, journal FROM operations WHERE id = '{operation}'"));
+    let mut fields = rows.first()?.splitn(3, '|');
+    let (kind, finished, journal) = (fields.next()?, fields.next()?, fields.next()?);
+    let journal: Value = serde_json::from_str(journal).expect("a journal");
+    let last = journal["steps"].as_array()?.last()?.clone();
+    let inside = finished == "0" && last["state"] == "started";
+    STEPS.into_iter().find(|(of, step)| inside && *of == kind && last["name"] == *step)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn campaign_of_kills_in_every_step_leaves_nothing_behind() {
+    let kills = if std::env::var_os("LIMEN_CAMPAIGN").is_some_and(|form| form == "full") { 200 } else { 20 };
+    let site = Site::start(Database::Postgres);
+    let client = site.server.admin().await;
+    let image = tempfile::NamedTempFile::new_in("/tmp").expect("make a file");
+    std::fs::write(image.path(), vec![0x5a; 8 << 20]).expect("write a file");
+    let image = site.add_image("filler", "raw", image.path());
+    let wanted = |name: String| {
+        let mut create = running(&name);
+        create["disks"] = json!([{ "image": image }, { "image": image, "mode": "linked" }, { "size_gib": 1 }]);
+        create
+    };
+    let mut fell: BTreeMap<(&str, &str), u32> = STEPS.into_iter().map(|step| (step, 0)).collect();
+    let (mut between, mut slowest) = (0, Duration::ZERO);
+    for kill in 0..kills {
+        let least = STEPS.into_iter().min_by_key(|step| fell[step]).expect("there are steps");
+        let vms = client.get("/api/vms").await.expect(200).json();
+        let mut victim = vms["items"].get(0).map(|vm| text(vm, "id"));
+        if victim.is_none() && least.0 == "delete_vm" {
+            victim = Some(create(&client, &wanted(format!("victim-{kill}"))).await);
+        }
+        // The first look at the host is that of the step in question where the daemon is stopped.
+        let freeze = kill % 2 == 0;
+        if freeze && matches!(least.1, "place_images" | "remove_definition") {
+            site.libvirt.sigstop();
+        }
+        let created = client.post("/api/vms", &wanted(format!("vm-{kill}"))).await.expect(202).json();
+        let mut operations = vec![text(&created, "id")];
+        if let Some(victim) = victim {
+            let deleted = client.delete(&format!("/api/vms/{victim}")).await.expect(202).json();
+            operations.push(text(&deleted, "id"));
+        }
+        let target = if least.0 == "create_vm" { 0 } else { 1 };
+        reaches(&client, &operations[target], least.1).await;
+        if freeze {
+            site.libvirt.sigstop();
+            sleep(Duration::from_millis(30)).await;
+        }
+        site.server.kill9();
+        let inside: Vec<_> = operations.iter().filter_map(|operation| fell_in(&site, operation)).collect();
+        between += u32::from(inside.is_empty());
+        for step in inside {
+            *fell.entry(step).or_default() += 1;
+        }
+        site.libvirt.sigcont();
+        site.server.restart();
+        let up = Instant::now();
+        let unfinished = "SELECT kind, state, document FROM operations WHERE finished = 0";
+        while !site.sql(unfinished).is_empty() {
+            assert!(
+                up.elapsed() < RECOVERED,
+                "kill {kill}: unfinished after {RECOVERED:?}: {:?}",
+                site.sql(unfinished)
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+        slowest = slowest.max(up.elapsed());
+        site.wait_until_in_order(second(5), &[]);
+        good_answers(&client, up).await;
+    }
+    eprintln!("{kills} kills; every operation finished at most {slowest:?} after the server answered");
+    for ((kind, step), count) in &fell {
+        eprintln!("  {kind:<10} {step:<18} {count:>4}");
+    }
+    eprintln!("  between steps {between:>20}");
+    let missed: Vec<_> = fell.iter().filter(|(_, count)| **count == 0).collect();
+    assert!(missed.is_empty(), "no kill fell in {missed:?}");
+}
+
+/// Good answers are back: fresh lists, one after another.
+async fn good_answers(client: &Client, up: Instant) {
+    let mut good = 0;
+    while good < 20 {
+        let answer = client.try_request(Method::GET, "/api/vms", None).await.expect("an answer");
+        let stale = answer.json()["items"].get(0).is_some_and(|vm| vm["status"]["stale"] != false);
+        good = if answer.status == 200 && !stale { good + 1 } else { 0 };
+        assert!(up.elapsed() < RECOVERED + second(10), "answers are not good again: {answer:?}");
+    }
+}
