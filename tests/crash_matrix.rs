@@ -9,9 +9,9 @@ use std::time::Duration;
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::model::{OperationKind, OperationState};
 use limen_core::service::{Fault, FaultPoint, Moment, operation_steps};
-use limen_core::store::PoolSettings;
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
+use limen_core::store::{PoolSettings, Store};
 use limen_core::{ErrorKind, Secret};
 use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Scenario, Script, World, back, ended, forward};
@@ -190,12 +190,14 @@ async fn every_step_of_every_operation_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_every_operation_on_postgres() {
     let postgres = Arc::new(PrivatePostgres::start());
+    let settings = PoolSettings { max_open: 5, ..PoolSettings::default() };
+    let migrated = postgres.create_database();
+    PostgresStore::connect(&Secret::new(&migrated), &settings).await.expect("a Store").close().await;
     play_all(move || {
-        let postgres = Arc::clone(&postgres);
+        let (postgres, migrated) = (Arc::clone(&postgres), migrated.clone());
         async move {
-            let made = tokio::task::spawn_blocking(move || postgres.create_database());
+            let made = tokio::task::spawn_blocking(move || postgres.copy_database(&migrated));
             let url = Secret::new(made.await.expect("a database"));
-            let settings = PoolSettings { max_open: 5, ..PoolSettings::default() };
             let store = PostgresStore::connect(&url, &settings).await.expect("a Store");
             World::new(Arc::new(SimHypervisor::new()), Arc::new(store))
         }

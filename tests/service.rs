@@ -157,7 +157,7 @@ async fn a_vm_goes_through_every_power_state_and_away(on: Db) {
 async fn what_is_written_is_read_at_once(on: Db) {
     let Rig { limen, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
-    for round in 0..200 {
+    for round in 0..1000 {
         let (action, then) = if round % 2 == 0 {
             (PowerAction::Start, VmState::Running)
         } else {
@@ -381,6 +381,9 @@ async fn no_space_at_any_step_leaves_nothing(on: Db) {
         assert_eq!(operation.error.map(|error| error.code), Some(ErrorKind::NoSpace), "{method:?}");
         world.agrees(&limen, "no space").await;
     }
+    let nowhere = CreateVm { networks: vec!["default".to_owned(), "nowhere".to_owned()], ..bare("astray") };
+    let refused = limen.create_vm(&ctx(), nowhere).await.expect_err("there is no such network");
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::Invalid, Some("networks[1]")));
     let mut huge = blank("huge");
     huge.disks[0].size_gib = Some(60_000);
     assert_eq!(kind(limen.create_vm(&ctx(), huge).await), ErrorKind::NoSpace);
@@ -597,9 +600,8 @@ async fn pages_hold_every_vm_once(on: Db) {
     let items = list["items"].as_array().expect("items");
     assert!(!items.is_empty() && items.len() < 250);
     assert!(items.iter().all(|vm| vm["status"]["state"] == "running"));
-    let before = sim.calls_of(Method::Get);
-    for _ in 0..100 {
-        world::vms(&limen).await;
-    }
-    assert_eq!(sim.calls_of(Method::Get), before, "a list calls no host");
+    // A list needs neither the host nor the Store.
+    sim.disconnect();
+    world.store.close().await;
+    assert_eq!(world::vms(&limen).await.len(), 250);
 }

@@ -18,6 +18,7 @@
 mod clock;
 mod context;
 mod error;
+mod hex;
 mod secret;
 
 pub mod model;

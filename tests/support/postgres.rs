@@ -57,6 +57,19 @@ impl PrivatePostgres {
         self.database_url(&name)
     }
 
+    /// Makes a database with all that the one at `url` has (nobody may be connected to it), and
+    /// returns its URL: quicker than filling an empty one.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn copy_database(&self, url: &str) -> String {
+        let (_, of) = url.rsplit_once('/').expect("a URL ends with the database");
+        let of = of.split('?').next().expect("a name");
+        let name = format!("limen_{}", uuid::Uuid::new_v4().simple());
+        self.psql(&format!("CREATE DATABASE {name} TEMPLATE {of}")).expect_success();
+        self.database_url(&name)
+    }
+
     /// Runs SQL in the maintenance database, for at most 30 s; the rows come
     /// unaligned, without header.
     pub fn psql(&self, sql: &str) -> Output {

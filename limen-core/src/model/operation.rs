@@ -212,7 +212,7 @@ pub enum StepState {
 /// One step of an operation, as the journal keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// The step's name; a program that does not know it leaves the operation alone.
+    /// The step's name, as in the table of its kind's version.
     pub name: String,
     /// Where it is.
     pub state: StepState,

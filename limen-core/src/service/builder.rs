@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -186,7 +186,6 @@ impl LimenBuilder {
             hosts,
             inventory: Inventory::new(),
             stopping: watch::Sender::new(false),
-            placing: Mutex::new(()),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,
             hasher: Hasher::new(),
@@ -233,20 +232,35 @@ async fn settle_hosts(
         if handles.iter().any(|handle| handle.name == config.name) {
             return Err(Error::invalid("host", "Two hosts have the same name."));
         }
-        let known = snapshot.hosts.iter().find(|record| record.name == config.name);
-        let id = known.map_or_else(HostId::generate, |record| record.id);
-        let version = known.map_or(1, |record| record.version + 1);
-        let record = HostRecord { id, name: config.name, uri: config.uri, labels: config.labels, version };
-        let same = known.is_some_and(|known| known.uri == record.uri && known.labels == record.labels);
-        let name = record.name.clone();
-        if !same {
-            let expect = known.map_or(Expect::Absent, |known| Expect::Version(known.version));
-            let rows = vec![Row::Host { record: Box::new(record), expect }];
-            store.commit(Change { rows, ..Change::default() }).await?;
-        }
-        handles.push(Arc::new(HostHandle::new(id, name, config.hypervisor, config.metrics)));
+        let id = match settle_host(store, &snapshot.hosts, &config).await {
+            // Another process that starts just now was first.
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
+                settle_host(store, &store.snapshot().await?.hosts, &config).await?
+            }
+            other => other?,
+        };
+        handles.push(Arc::new(HostHandle::new(id, config.name, config.hypervisor, config.metrics)));
     }
     Ok(handles)
+}
+
+async fn settle_host(store: &dyn Store, known: &[HostRecord], config: &HostConfig) -> Result<HostId> {
+    let known = known.iter().find(|record| record.name == config.name);
+    if let Some(known) = known.filter(|known| known.uri == config.uri && known.labels == config.labels) {
+        return Ok(known.id);
+    }
+    let record = HostRecord {
+        id: known.map_or_else(HostId::generate, |record| record.id),
+        name: config.name.clone(),
+        uri: config.uri.clone(),
+        labels: config.labels.clone(),
+        version: known.map_or(1, |record| record.version + 1),
+    };
+    let id = record.id;
+    let expect = known.map_or(Expect::Absent, |known| Expect::Version(known.version));
+    let rows = vec![Row::Host { record: Box::new(record), expect }];
+    store.commit(Change { rows, ..Change::default() }).await?;
+    Ok(id)
 }
 
 async fn settle_local_owner(store: &dyn Store, snapshot: &Snapshot) -> Result<()> {

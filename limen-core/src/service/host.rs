@@ -51,6 +51,8 @@ pub(crate) struct HostHandle {
     version: AtomicU64,
     /// Asks the observer of this process for a look at one VM.
     looks: Mutex<Option<mpsc::Sender<Look>>>,
+    /// One image at a time is copied to the host.
+    pub(crate) placing: tokio::sync::Mutex<()>,
     /// Guests that were reset, as the observer hears of them.
     pub(crate) reboots: broadcast::Sender<VmId>,
 }
@@ -70,6 +72,7 @@ impl HostHandle {
             heard: Mutex::default(),
             version: AtomicU64::new(0),
             looks: Mutex::default(),
+            placing: tokio::sync::Mutex::default(),
             reboots: broadcast::Sender::new(256),
         }
     }

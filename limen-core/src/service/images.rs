@@ -14,6 +14,7 @@ use super::{Limen, validate};
 use crate::authz::Resource;
 use crate::context::{Action, Context};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex::hex;
 use crate::hypervisor::ByteSource;
 use crate::model::{
     HostId, Image, ImageFormat, ImageId, ImagePhase, Operation, OperationId, OperationKind, Page, PageRequest, VolumeId,
@@ -32,6 +33,30 @@ pub(crate) struct ImageDir {
     incoming: PathBuf,
 }
 
+/// A file that is being received: gone again unless an operation has taken it over.
+#[derive(Debug)]
+struct Incoming {
+    file: Option<PathBuf>,
+}
+
+impl Incoming {
+    fn keep(mut self) {
+        self.file = None;
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // It may not have been made yet.
+            _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// What a killed process was receiving is removed after this.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 fn io_error(error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -45,6 +70,14 @@ impl ImageDir {
     pub(super) async fn at(files: PathBuf) -> Result<Self> {
         let incoming = files.join("incoming");
         fs::create_dir_all(&incoming).await.map_err(io_error)?;
+        let mut entries = fs::read_dir(&incoming).await.map_err(io_error)?;
+        while let Some(entry) = entries.next_entry().await.map_err(io_error)? {
+            let modified = entry.metadata().await.and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > ABANDONED) {
+                fs::remove_file(entry.path()).await.map_err(io_error)?;
+            }
+        }
         Ok(Self { files, incoming })
     }
 
@@ -114,7 +147,7 @@ impl ImageDir {
         }
         file.flush().await.map_err(io_error)?;
         file.sync_all().await.map_err(io_error)?;
-        Ok((length, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok((length, hex(&digest.finalize())))
     }
 
     async fn inspect(&self, id: ImageId, format: ImageFormat, length: u64) -> Result<u64> {
@@ -220,16 +253,20 @@ impl Limen {
     /// another file. [`AlreadyExists`](ErrorKind::AlreadyExists), [`NoSpace`](ErrorKind::NoSpace).
     pub async fn add_image(&self, ctx: &Context, add: AddImage, source: ByteSource) -> Result<Operation> {
         self.authorize(ctx, Action::AddImage, Resource::Shared, "image")?;
+        if let Some(operation) = self.repeated(ctx, Action::AddImage, &add).await? {
+            return Ok(operation);
+        }
         validate::name("name", &add.name)?;
         if self.shared.inventory.images().iter().any(|image| image.name == add.name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "There is an image of this name already."));
         }
         let id = ImageId::generate();
-        let done = self.receive_image(ctx, add, id, source).await;
-        if done.is_err() {
-            self.shared.images()?.remove(id).await?;
+        let incoming = Incoming { file: Some(self.shared.images()?.incoming(id)) };
+        let operation = self.receive_image(ctx, add, id, source).await?;
+        if operation.image_id == Some(id) {
+            incoming.keep();
         }
-        done
+        Ok(operation)
     }
 
     async fn receive_image(&self, ctx: &Context, add: AddImage, id: ImageId, source: ByteSource) -> Result<Operation> {

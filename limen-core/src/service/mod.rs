@@ -106,8 +106,6 @@ pub(crate) struct Shared {
     pub(crate) hosts: Vec<Arc<HostHandle>>,
     pub(crate) inventory: Inventory,
     pub(crate) stopping: watch::Sender<bool>,
-    /// One image at a time is copied to a host.
-    pub(crate) placing: Mutex<()>,
     /// The user whose owner gets the VMs that a simulator starts with.
     admin: Option<String>,
     images: Option<images::ImageDir>,
@@ -142,9 +140,14 @@ impl Shared {
     }
 
     /// Commits and waits until the inventory shows it.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout): it is recorded, and not shown here yet.
     async fn commit(&self, change: Change) -> Result<Committed> {
         let committed = self.store.commit(change).await?;
-        self.inventory.wait_for(committed.event, self.timings.show).await?;
+        let shown = self.inventory.wait_for(committed.event, self.timings.show).await;
+        let late = "The change is recorded; this server does not show it yet.";
+        shown.map_err(|error| Error::new(ErrorKind::Timeout, late).with_source(error))?;
         Ok(committed)
     }
 }

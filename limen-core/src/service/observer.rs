@@ -205,7 +205,9 @@ impl Observer {
         let present: HashSet<VmId> = found.iter().map(|vm| vm.id).collect();
         let known = self.known.iter().filter(|(id, (_, seen))| seen.is_some() && !present.contains(id));
         let gone = known.map(|(id, _)| (*id, None)).collect::<Vec<_>>();
-        let all: Vec<_> = found.into_iter().map(|vm| (vm.id, Some(vm))).chain(gone).collect();
+        let mut all: Vec<_> = found.into_iter().map(|vm| (vm.id, Some(vm))).chain(gone).collect();
+        // What a later look has seen is newer than this list.
+        all.retain(|(id, _)| self.known.get(id).is_none_or(|(last, _)| *last < number));
         sweep::import_seeded(&self.shared, &self.ownership, &all).await?;
         for batch in all.chunks(BATCH) {
             self.commit(number, batch.to_vec()).await?;

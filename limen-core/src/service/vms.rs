@@ -15,11 +15,12 @@ use super::{LOCAL_OWNER, Limen, VmPage, VmQuery, operation, validate};
 use crate::authz::Resource;
 use crate::context::{Action, Actor, Context};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex::hex;
 use crate::hypervisor::{ConsoleKind, ConsoleStream, Mark, VolumeRef, VolumeSpec};
 use crate::model::{
     CreateDisk, CreateVm, Disk, DiskMode, EventNumber, Firmware, GIB, HostId, HostState, Image, ImageFormat, ImageId,
-    ImagePhase, Iso, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction, Transition,
-    UpdateVm, Vm, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat, VolumeId, VolumeRecord,
+    ImagePhase, Iso, Network, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction,
+    Transition, UpdateVm, Vm, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat, VolumeId, VolumeRecord,
 };
 use crate::store::{Expect, Row};
 
@@ -97,6 +98,7 @@ impl Limen {
             return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
         }
         let host = self.pick_host(create.host.as_deref())?;
+        check_networks(&host, &create.networks).await?;
         let id = OperationId::generate();
         let plan = self.plan_vm(&create, owner, &host, id)?;
         let record = &plan.record;
@@ -277,12 +279,6 @@ impl Limen {
         if (!create.disks.is_empty() || create.iso.is_some()) && !can.volumes {
             return Err(Error::new(ErrorKind::Unsupported, "This host cannot hold volumes."));
         }
-        let networks = host.networks();
-        for (index, wanted) in create.networks.iter().enumerate() {
-            if host.info().is_some() && !networks.iter().any(|network| network.name == *wanted) {
-                return Err(Error::invalid(format!("networks[{index}]"), "There is no such network on the host."));
-            }
-        }
         let mut disks = Vec::with_capacity(create.disks.len());
         let mut volumes = Vec::with_capacity(create.disks.len());
         let mut images = Vec::new();
@@ -346,6 +342,21 @@ impl Limen {
     fn usable_image(&self, field: &str, id: ImageId) -> Result<Arc<Image>> {
         let image = self.shared.inventory.image(id).filter(|image| image.phase == ImagePhase::Ready);
         image.ok_or_else(|| Error::invalid(field, "There is no such image."))
+    }
+}
+
+/// Refuses a network that is not on the host. One that came within the last seconds is looked for
+/// on the host itself; where that cannot be reached, the operation will tell.
+async fn check_networks(host: &HostHandle, wanted: &[String]) -> Result<()> {
+    let missing =
+        |networks: &[Network]| wanted.iter().position(|name| !networks.iter().any(|network| network.name == *name));
+    if missing(&host.networks()).is_none() {
+        return Ok(());
+    }
+    let Ok(networks) = host.hypervisor.list_networks().await else { return Ok(()) };
+    match missing(&networks) {
+        Some(index) => Err(Error::invalid(format!("networks[{index}]"), "There is no such network on the host.")),
+        None => Ok(()),
     }
 }
 
@@ -424,6 +435,5 @@ fn refuse_other_version(record: &VmRecord, expected: Option<i64>) -> Result<()> 
 /// A locally administered unicast address, 40 random bits behind QEMU's first byte.
 fn random_mac() -> String {
     let bytes: [u8; 5] = rand::rng().random();
-    let rest: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("52:{}", rest.join(":"))
+    format!("52:{}", bytes.map(|byte| hex(&[byte])).join(":"))
 }

@@ -222,7 +222,9 @@ impl Link {
                     pause = FIRST_PAUSE;
                     self.watch(&conn, generation, signals);
                     let old = (locked(&self.main).take(), std::mem::take(&mut *locked(&self.spare)));
-                    tracing::warn!(uri = %self.options.uri, "the connection to libvirt is gone");
+                    if !self.closed.load(Ordering::Relaxed) {
+                        tracing::warn!(uri = %self.options.uri, "the connection to libvirt is gone");
+                    }
                     self.tell(HostEvent::Disconnected);
                     std::thread::spawn(move || {
                         callbacks.remove(&conn);

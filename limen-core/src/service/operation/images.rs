@@ -33,7 +33,7 @@ pub(crate) const fn copy_format(format: ImageFormat) -> VolumeFormat {
 /// belongs to its image, so there is no undo.
 pub(super) async fn place_images(cx: &StepContext) -> Result<Value> {
     for id in cx.plan::<CreatePlan>()?.images {
-        let _turn = cx.shared.placing.lock().await;
+        let _turn = cx.ownership.host.placing.lock().await;
         place_image(cx, id).await?;
     }
     Ok(Value::Null)

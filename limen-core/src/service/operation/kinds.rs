@@ -8,7 +8,8 @@
 //! | `Once` | fails the operation; nothing is undone | never sent again: `interrupted` |
 //!
 //! A step that `waits` gives way to a forced action (power_off, reset, delete_vm) and can be cancelled.
-//! To add an operation: an [`OperationKind`], its plan and steps, one row here.
+//! To add an operation: an [`OperationKind`] and its action, a plan and its steps, a row here and in
+//! [`of`]; `docs/architecture.md` walks through it.
 
 use std::pin::Pin;
 

@@ -23,6 +23,7 @@ use super::Limen;
 use crate::authz::Resource;
 use crate::context::{Action, Context};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex::hex;
 use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, HostId, ImageId, Journal, Operation, OperationId, OperationKind,
     OperationState, OwnerId, Page, PageRequest, Progress, VmId,
@@ -80,7 +81,7 @@ fn key_of(ctx: &Context, action: Action, request: &impl Serialize) -> Result<Opt
         return Err(Error::invalid("Idempotency-Key", "An idempotency key is 1 to 255 visible ASCII characters."));
     }
     let body = serde_json::to_vec(request).map_err(Error::internal)?;
-    let digest = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(body));
     let scope = format!("{}/{action}", ctx.actor().label());
     Ok(Some(IdempotencyKey { scope, key: key.to_owned(), digest }))
 }
@@ -153,7 +154,10 @@ impl Limen {
             rows: proposal.rows,
             audit: vec![audit],
         };
-        let committed = self.commit_detached(change).await?;
+        let committed = self.commit_detached(change).await.map_err(|error| match error.kind() {
+            ErrorKind::Timeout => error.with_operation_id(operation.id),
+            _ => error,
+        })?;
         match committed.repeated {
             Some(id) => Ok(self.shared.store.operation(id).await?.operation),
             None => Ok(operation),
@@ -164,6 +168,13 @@ impl Limen {
     pub async fn list_operations(&self, ctx: &Context, vm: Option<VmId>, page: PageRequest) -> Result<Page<Operation>> {
         self.authorize(ctx, Action::ListOperations, Resource::Any, "operation")?;
         let scope = self.shared.authz.list_scope(ctx.actor());
+        let vm = match (vm, scope.vms) {
+            (vm, None) => vm,
+            (Some(vm), Some(vms)) if vms.contains(&vm) => Some(vm),
+            (None, Some(vms)) if vms.len() == 1 => vms.into_iter().next(),
+            (Some(_), Some(_)) => return Ok(Page { items: Vec::new(), next_cursor: None }),
+            (None, Some(_)) => return Err(Error::invalid("vm", "You see only some VMs: name the one.")),
+        };
         let owners = scope.owners.map(|owners| owners.into_iter().collect());
         self.shared.store.operations(&OperationQuery { owners, vm, page }).await
     }
@@ -188,16 +199,29 @@ impl Limen {
     /// Waits until the operation is finished, at most `at_most`, and answers it as it is then. The
     /// inventory of this process shows what it did when this returns.
     pub async fn wait_operation(&self, ctx: &Context, id: OperationId, at_most: Duration) -> Result<Operation> {
-        self.get_operation(ctx, id).await?;
         let mut applied = self.shared.inventory.follow();
         let mut stopping = self.shared.stopping.subscribe();
-        let finished = applied.wait_for(|_| self.shared.inventory.operation(id).is_none());
-        tokio::select! {
-            _ = finished => {}
-            () = tokio::time::sleep(at_most) => {}
-            _ = stopping.wait_for(|stopping| *stopping) => {}
+        let deadline = tokio::time::Instant::now() + at_most;
+        loop {
+            applied.mark_unchanged();
+            let operation = self.get_operation(ctx, id).await?;
+            // Where it is in memory, its end is an event; where it is not yet, its beginning is.
+            let moved = async {
+                let in_memory = self.shared.inventory.operation(id).is_some();
+                let waited = applied.wait_for(|_| self.shared.inventory.operation(id).is_some() != in_memory);
+                waited.await.is_ok()
+            };
+            if operation.state.is_finished() {
+                return Ok(operation);
+            }
+            tokio::select! {
+                true = moved => {}
+                () = tokio::time::sleep_until(deadline) => return self.get_operation(ctx, id).await,
+                () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                    return self.get_operation(ctx, id).await;
+                }
+            }
         }
-        self.get_operation(ctx, id).await
     }
 
     /// Asks an operation to stop and to take back what it did. Idempotent; the answer is the

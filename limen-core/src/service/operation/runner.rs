@@ -178,6 +178,7 @@ impl Run {
             self.save().await?;
             match self.attempt(step, index).await? {
                 Ok(output) => {
+                    self.row.operation.error = None;
                     self.set(step, StepState::Done, output);
                     let share = (index + 1) as f64 / (self.kind.steps.len() + 1) as f64;
                     self.row.operation.progress.fraction = share.max(self.row.operation.progress.fraction);
@@ -262,6 +263,12 @@ impl Run {
             if call_out && step.nature == Nature::Target && !self.row.journal.waiting {
                 // The call outlived its deadline: a forced action may take the VM over.
                 self.row.journal.waiting = true;
+                self.save().await?;
+            }
+            let told = self.row.operation.error.as_ref().map(|error| error.code);
+            if step.nature == Nature::ForwardOnly && told != Some(error.kind()) {
+                // It goes on, and whoever looks can see what holds it up.
+                self.row.operation.error = Some(OperationError::from(&error));
                 self.save().await?;
             }
             let id = self.row.operation.id;

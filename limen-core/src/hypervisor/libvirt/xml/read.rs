@@ -1,13 +1,13 @@
 //! What LIMEN models of a definition, read from its inactive XML.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use roxmltree::Node;
 use sha2::{Digest, Sha256};
 
 use super::{NAMESPACE, at, child, parse};
 use crate::error::Result;
+use crate::hex::hex;
 use crate::hypervisor::Mark;
 use crate::hypervisor::libvirt::error::unexpected;
 
@@ -67,11 +67,7 @@ fn hash<'a>(text: &'a str, root: Node<'a, 'a>) -> String {
             digest.update(device.as_bytes());
         }
     }
-    digest.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        write!(hex, "{byte:02x}").ok();
-        hex
-    })
+    hex(&digest.finalize())
 }
 
 /// The child elements as text, and which of them are controllers.
