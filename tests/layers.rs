@@ -19,7 +19,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
 ];
 
 /// What every layer may name. It names nothing but itself.
-const BASE: [&str; 5] = ["model", "error", "context", "secret", "clock"];
+const BASE: [&str; 6] = ["model", "error", "context", "secret", "clock", "hex"];
 
 /// Back ends of one trait: none may name another.
 const BACK_ENDS: [(&str, &[&str]); 2] = [("hypervisor", &["sim", "libvirt"]), ("store", &["sqlite", "postgres"])];

@@ -126,7 +126,7 @@ behaviours! {
 }
 
 async fn a_vm_goes_through_every_power_state_and_away(on: Db) {
-    let Rig { limen, world, .. } = rig(on).await;
+    let Rig { limen, world, _postgres, .. } = rig(on).await;
     let id = create(&limen, blank("one")).await;
     assert_eq!(state(&limen, id).await, VmState::ShutOff);
     for (action, then) in [
@@ -155,7 +155,7 @@ async fn a_vm_goes_through_every_power_state_and_away(on: Db) {
 }
 
 async fn what_is_written_is_read_at_once(on: Db) {
-    let Rig { limen, .. } = rig(on).await;
+    let Rig { limen, _postgres, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
     for round in 0..1000 {
         let (action, then) = if round % 2 == 0 {
@@ -169,7 +169,7 @@ async fn what_is_written_is_read_at_once(on: Db) {
 }
 
 async fn a_name_is_taken_once_per_owner(on: Db) {
-    let Rig { limen, world, .. } = rig(on).await;
+    let Rig { limen, world, _postgres, .. } = rig(on).await;
     create(&limen, bare("one")).await;
     assert_eq!(kind(limen.create_vm(&ctx(), bare("one")).await), ErrorKind::AlreadyExists);
     let other = create(&limen, bare("two")).await;
@@ -189,7 +189,7 @@ async fn a_name_is_taken_once_per_owner(on: Db) {
 }
 
 async fn the_same_key_is_the_same_operation(on: Db) {
-    let Rig { limen, world, sim, .. } = rig(on).await;
+    let Rig { limen, world, sim, _postgres, .. } = rig(on).await;
     let keyed = ctx().with_idempotency_key("k1");
     let racing = (0..50).map(|_| limen.create_vm(&keyed, blank("one")));
     let outcomes = futures_util::future::join_all(racing).await;
@@ -205,7 +205,7 @@ async fn the_same_key_is_the_same_operation(on: Db) {
 }
 
 async fn two_actions_at_once_are_refused_or_done(on: Db) {
-    let Rig { limen, sim, .. } = rig(on).await;
+    let Rig { limen, sim, _postgres, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
     sim.inject(On::method(Method::ChangePower), Fault::Hangs(None));
     let first = limen.change_power(&ctx(), id, PowerAction::Start, None).await.expect("the first is recorded");
@@ -218,7 +218,7 @@ async fn two_actions_at_once_are_refused_or_done(on: Db) {
 }
 
 async fn a_forced_action_takes_the_place_of_a_waiting_one(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     sim.set_guests(Guest::Ignores);
     for force in [PowerAction::PowerOff, PowerAction::Reset] {
         let id = create(&limen, CreateVm { start: true, ..bare(force.as_str()) }).await;
@@ -240,7 +240,7 @@ async fn a_forced_action_takes_the_place_of_a_waiting_one(on: Db) {
 }
 
 async fn a_guest_that_ignores_a_shutdown_is_left_as_it_is(on: Db) {
-    let Rig { limen, sim, .. } = rig(on).await;
+    let Rig { limen, sim, _postgres, .. } = rig(on).await;
     sim.set_guests(Guest::Ignores);
     let id = create(&limen, CreateVm { start: true, ..bare("deaf") }).await;
     for action in [PowerAction::Shutdown, PowerAction::Reboot] {
@@ -254,7 +254,7 @@ async fn a_guest_that_ignores_a_shutdown_is_left_as_it_is(on: Db) {
 }
 
 async fn what_happens_outside_is_seen(on: Db) {
-    let Rig { limen, sim, .. } = rig(on).await;
+    let Rig { limen, sim, _postgres, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
     let is = |wanted| {
         let limen = &limen;
@@ -279,7 +279,7 @@ async fn what_happens_outside_is_seen(on: Db) {
 }
 
 async fn an_outside_edit_survives_an_update(on: Db) {
-    let Rig { limen, sim, .. } = rig(on).await;
+    let Rig { limen, sim, _postgres, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
     let edit = Edit { vcpus: Some(3), unknown: Some("<foreign/>".to_owned()), ..Edit::default() };
     sim.outside().edit(id, &edit).expect("virsh edit");
@@ -299,7 +299,7 @@ async fn an_outside_edit_survives_an_update(on: Db) {
 }
 
 async fn foreign_vms_are_seen_and_never_changed(on: Db) {
-    let Rig { limen, sim, .. } = rig(on).await;
+    let Rig { limen, sim, _postgres, .. } = rig(on).await;
     let id = sim.outside().define_foreign("theirs");
     eventually("it is seen", || async { limen.get_vm(&ctx(), id).await.is_ok() }).await;
     let before = sim.outside().definition(id).expect("the definition");
@@ -331,7 +331,7 @@ async fn a_lost_host_is_stale_and_comes_back(on: Db) {
 }
 
 async fn a_create_can_be_cancelled(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     sim.inject(On::method(Method::CreateVolume), Fault::Hangs(None));
     let operation = limen.create_vm(&ctx(), blank("one")).await.expect("it is recorded");
     eventually("it hangs", || async { sim.calls_of(Method::CreateVolume) == 1 }).await;
@@ -344,7 +344,7 @@ async fn a_create_can_be_cancelled(on: Db) {
 }
 
 async fn a_definition_that_lands_late_is_swept(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     // The process ends while the call is out; its successor undoes before the call lands.
     sim.inject(On::method(Method::CreateDefinition), Fault::LandsLate(Duration::from_secs(3)));
     sim.inject(On::method(Method::CreateDefinition).nth(2).forever(), Fault::Fails(ErrorKind::Invalid));
@@ -359,7 +359,7 @@ async fn a_definition_that_lands_late_is_swept(on: Db) {
 }
 
 async fn a_volume_that_lands_late_is_swept(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     sim.inject(On::method(Method::CreateVolume), Fault::LandsLate(Duration::from_secs(2)));
     sim.inject(On::method(Method::CreateVolume).nth(2).forever(), Fault::NoSpace);
     let operation = limen.create_vm(&ctx(), blank("late")).await.expect("it is recorded");
@@ -370,7 +370,7 @@ async fn a_volume_that_lands_late_is_swept(on: Db) {
 }
 
 async fn no_space_at_any_step_leaves_nothing(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     let image = add_image(&limen, "disk", ImageFormat::Raw).await.id;
     for method in [Method::CreateVolume, Method::WriteVolume, Method::ResizeVolume, Method::CreateDefinition] {
         sim.inject(On::method(method), Fault::NoSpace);
@@ -390,7 +390,7 @@ async fn no_space_at_any_step_leaves_nothing(on: Db) {
 }
 
 async fn an_image_in_use_stays(on: Db) {
-    let Rig { limen, world, .. } = rig(on).await;
+    let Rig { limen, world, _postgres, .. } = rig(on).await;
     let iso = add_image(&limen, "media", ImageFormat::Iso).await;
     let id = create(&limen, CreateVm { iso: Some(iso.id), ..bare("one") }).await;
     let refused = limen.delete_image(&ctx(), iso.id).await.expect_err("it is in use");
@@ -404,7 +404,7 @@ async fn an_image_in_use_stays(on: Db) {
 }
 
 async fn a_second_process_takes_over(on: Db) {
-    let Rig { limen, sim, world, .. } = rig(on).await;
+    let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     let other = world.limen(Script::new(Vec::new())).await;
     let id = create(&other, bare("one")).await;
     assert_eq!(state(&limen, id).await, VmState::ShutOff);
@@ -419,7 +419,7 @@ async fn a_second_process_takes_over(on: Db) {
 }
 
 async fn a_passive_process_enqueues_and_reads(on: Db) {
-    let Rig { limen, world, .. } = rig(on).await;
+    let Rig { limen, world, _postgres, .. } = rig(on).await;
     let passive = Limen::builder()
         .store(Arc::clone(&world.store))
         .authz(Arc::new(limen_core::authz::AllowAll))
@@ -556,7 +556,7 @@ async fn sessions_end_at_once(on: Db) {
 }
 
 async fn consoles_end_with_the_vm(on: Db) {
-    let Rig { limen, .. } = rig(on).await;
+    let Rig { limen, _postgres, .. } = rig(on).await;
     let id = create(&limen, bare("one")).await;
     assert_eq!(kind(limen.open_console(&ctx(), id, ConsoleKind::Serial).await.map(drop)), ErrorKind::Conflict);
     power(&limen, id, PowerAction::Start).await;
@@ -579,7 +579,11 @@ async fn pages_hold_every_vm_once(on: Db) {
     let sim = SimHypervisor::from_uri("sim:///?vms=250&seed=3").expect("a URI");
     let world = World::new(Arc::new(sim.clone()), store);
     let limen = world.limen(Script::new(Vec::new())).await;
-    eventually("all are there", || async { world::vms(&limen).await.len() == 250 }).await;
+    eventually("all are there", || async {
+        let shown = world::vms(&limen).await;
+        shown.len() == 250 && shown.values().all(|(state, _)| state != "missing")
+    })
+    .await;
     let mut page = PageRequest::first(40).expect("a page");
     let mut found = BTreeMap::new();
     loop {
