@@ -47,7 +47,7 @@ run_examples() {
 run_schemathesis() {
     local venv=$LIMEN_CACHE_DIR/venv
     [[ -x $venv/bin/pip ]] || python3 -m venv "$venv"
-    [[ -x $venv/bin/schemathesis ]] || "$venv/bin/pip" install --quiet --disable-pip-version-check schemathesis
+    [[ -x $venv/bin/schemathesis ]] || "$venv/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5
     PATH=$venv/bin:$PATH tests/schemathesis.sh
 }
 

@@ -9,8 +9,7 @@ use limen_core::{Actor, Context, Error, ErrorKind, Limen};
 use poem::http::{HeaderMap, Method, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchemaRef, MetaSecurityScheme, Registry};
-use poem_openapi::types::Type;
-use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, types};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -23,6 +22,8 @@ use crate::error::{self, Problem, Result};
 
 /// The most that a JSON body may have.
 const BODY_LIMIT: usize = 1 << 20;
+/// The largest event number that is read: every client's language has it exactly.
+pub(crate) const LARGEST_EVENT: EventNumber = (1 << 53) - 1;
 /// How long a request that names an event waits for it.
 const EVENT_WAIT: Duration = Duration::from_secs(1);
 /// The longest that `Prefer: wait` waits: below what proxies in common use wait for an answer.
@@ -151,7 +152,11 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
 /// A request that brings an event number is answered once this server shows that event.
 async fn await_event(app: &App, headers: &HeaderMap) -> Result<()> {
     let Some(value) = headers.get(X_LIMEN_EVENT) else { return Ok(()) };
-    let number = value.to_str().ok().and_then(|text| text.parse::<EventNumber>().ok()).filter(|number| *number >= 0);
+    let number = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<EventNumber>().ok())
+        .filter(|number| (0..=LARGEST_EVENT).contains(number));
     let Some(number) = number else {
         return Err(Problem::invalid(X_LIMEN_EVENT, "X-Limen-Event must be a number that an answer carried."));
     };
@@ -287,11 +292,12 @@ impl<'a, T: Described + DeserializeOwned + Send> ApiExtractor<'a> for Body<T> {
     type ParamRawType = ();
 
     fn register(registry: &mut Registry) {
-        T::Schema::register(registry);
+        <T::Schema as types::Type>::register(registry);
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        let content = MetaMediaType { content_type: "application/json", schema: T::Schema::schema_ref() };
+        let content =
+            MetaMediaType { content_type: "application/json", schema: <T::Schema as types::Type>::schema_ref() };
         Some(MetaRequest { description: None, content: vec![content], required: true })
     }
 
@@ -370,7 +376,7 @@ fn bad_field(path: String, sentence: &str) -> Problem {
 #[derive(Debug)]
 pub(crate) struct Query<T>(pub(crate) T);
 
-impl<'a, T: Type + DeserializeOwned + Default + Send> ApiExtractor<'a> for Query<T> {
+impl<'a, T: types::Type + DeserializeOwned + Default + Send> ApiExtractor<'a> for Query<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
     type ParamType = ();
     type ParamRawType = ();
@@ -433,18 +439,17 @@ pub(crate) enum Tags {
 
 impl Tags {
     fn parse(headers: &HeaderMap, name: &'static str) -> Result<Option<Self>> {
+        let malformed = || Problem::invalid(name, "It must hold entity tags in double quotes, or *.");
         let mut listed = Vec::new();
         for value in headers.get_all(name) {
-            let text = value.to_str().unwrap_or_default().trim();
+            let text = value.to_str().map_err(|_| malformed())?.trim();
             if text == "*" {
                 return Ok(Some(Tags::Any));
             }
-            for part in text.split(',').map(str::trim) {
+            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                 let (weak, quoted) = part.strip_prefix("W/").map_or((false, part), |rest| (true, rest));
                 let tag = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-                let tag =
-                    tag.ok_or_else(|| Problem::invalid(name, "It must hold entity tags in double quotes, or *."))?;
-                listed.push((weak, tag.to_owned()));
+                listed.push((weak, tag.ok_or_else(malformed)?.to_owned()));
             }
         }
         Ok(if listed.is_empty() { None } else { Some(Tags::Listed(listed)) })
@@ -500,5 +505,26 @@ impl<'a> ApiExtractor<'a> for Conditions {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
         let headers = request.headers();
         Ok(Self { if_match: Tags::parse(headers, "if-match")?, if_none_match: Tags::parse(headers, "if-none-match")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_are_read_as_lists() {
+        let parse = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("if-match", text.parse().expect("a value"));
+            Tags::parse(&headers, "if-match")
+        };
+        let listed = |tags: &[(bool, &str)]| {
+            Some(Tags::Listed(tags.iter().map(|(weak, tag)| (*weak, (*tag).to_owned())).collect()))
+        };
+        assert_eq!(parse("").ok(), Some(None), "no tags are no condition");
+        assert_eq!(parse("*").ok(), Some(Some(Tags::Any)));
+        assert_eq!(parse("\"1.2\", W/\"3.4\" ,").ok(), Some(listed(&[(false, "1.2"), (true, "3.4")])));
+        assert!(parse("1.2").is_err() && parse("W/").is_err());
     }
 }

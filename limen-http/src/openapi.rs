@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::dto::ProblemSchema;
 use crate::error::PROBLEM_JSON;
+use crate::extract::LARGEST_EVENT;
 
 /// Completes the document that the routes make.
 pub(crate) fn complete(gathered: &str) -> Result<Value, serde_json::Error> {
@@ -122,7 +123,7 @@ fn traits(path: &str, operation: &Value) -> Traits {
 
 /// What `If-Match` and `If-None-Match` hold.
 fn tags() -> Value {
-    json!({"type": "string", "pattern": "^(\\*|(W/)?\"[0-9.]{1,40}\"(, (W/)?\"[0-9.]{1,40}\")*)$"})
+    json!({"type": "string", "pattern": "^(\\*|(W/)?\"[0-9.]{1,40}\"(, (W/)?\"[0-9.]{1,40}\")*)?$"})
 }
 
 fn add_headers(path: &str, method: &str, operation: &mut Value) {
@@ -136,7 +137,7 @@ fn add_headers(path: &str, method: &str, operation: &mut Value) {
     if traits.authenticated {
         add(
             "X-Limen-Event",
-            json!({"type": "integer", "format": "int64", "minimum": 0}),
+            json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_EVENT}),
             "Answer once this server shows the event of this number, at most 1 s later, else 503.",
         );
     }

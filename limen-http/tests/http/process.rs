@@ -228,10 +228,7 @@ fn the_command_line_does_its_work_through_a_server() {
         let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event["level"].is_string(), "{line}");
     }
-    assert_eq!(
-        run(&["--url", &format!("{}", "http://127.0.0.1:1"), "--token", "x", "vm", "list"]).status.code(),
-        Some(3)
-    );
+    assert_eq!(run(&["--url", "http://127.0.0.1:1", "--token", "x", "vm", "list"]).status.code(), Some(3));
 }
 
 #[test]
