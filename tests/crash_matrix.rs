@@ -138,10 +138,7 @@ async fn play(world: World, case: &Case) -> Vec<FaultPoint> {
 
 /// Plays all cases on worlds that `make` makes, some at a time, and checks that every point of the
 /// table was reached.
-async fn play_all<F: Future<Output = World> + Send>(make: impl Fn() -> F + Send + Sync + Clone + 'static)
-where
-    F: 'static,
-{
+async fn play_all<F: Future<Output = World> + Send + 'static>(make: impl Fn() -> F + Send + Sync + Clone + 'static) {
     let turns = Arc::new(tokio::sync::Semaphore::new(12));
     let mut games = tokio::task::JoinSet::new();
     let only = std::env::var("LIMEN_CASE").unwrap_or_default();
