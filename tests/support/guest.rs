@@ -45,7 +45,7 @@ pub fn write(medium: Medium, nonce: &str, out: &Path) {
     script(&arguments);
 }
 
-/// Fills the cache, so that [`write`] needs no network.
+/// Fills the cache, so that [`write()`] needs no network.
 ///
 /// # Panics
 /// When it cannot; with the reason.
