@@ -99,7 +99,14 @@ impl Context {
     /// A context for `actor` with a fresh request id.
     #[must_use]
     pub fn new(actor: Actor) -> Self {
-        Self { actor, origin: None, request_id: Uuid::now_v7().to_string(), idempotency_key: None }
+        Self::of_request(actor, Uuid::now_v7().to_string())
+    }
+
+    /// A context for `actor` under the id that its request has already; it names the request in
+    /// logs, audit and problem documents.
+    #[must_use]
+    pub fn of_request(actor: Actor, request_id: impl Into<String>) -> Self {
+        Self { actor, origin: None, request_id: request_id.into(), idempotency_key: None }
     }
 
     /// A context for the owner of the machine: the command line, an embedding program.

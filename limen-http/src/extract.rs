@@ -132,7 +132,7 @@ fn arrival(request: &Request) -> Result<&Arrival> {
 }
 
 fn context(actor: Actor, request_id: &str, origin: Option<IpAddr>) -> Context {
-    let context = Context::new(actor).with_request_id(request_id);
+    let context = Context::of_request(actor, request_id);
     match origin {
         Some(origin) => context.with_origin(origin),
         None => context,

@@ -100,6 +100,7 @@ fn hypervisor(core: &CoreConfig, host: &limen_core::Result<HostInfo>) -> Finding
             let causes = error.causes();
             let why = if causes.is_empty() { error.to_string() } else { causes };
             let help = "is libvirtd running, and may this user talk to it (group libvirt)?";
+            let why = why.trim_end_matches('.');
             finding("hypervisor", Verdict::Missing, format!("{uri} does not answer: {why}; {help}"))
         }
     }

@@ -51,7 +51,6 @@ Settings are environment variables, and flags of the same name; a flag wins. `li
 #[command(
     name = "limen",
     version,
-    about,
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
     disable_help_subcommand = true,
@@ -193,7 +192,12 @@ pub fn run() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8> {
     let Cli { door, command } = cli;
     let config = door.core.judge()?;
-    let usual = if matches!(command, Command::Serve(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
+    let usual = match command {
+        Command::Serve(_) => LevelFilter::INFO,
+        // It says itself what does not work.
+        Command::Doctor(_) => LevelFilter::OFF,
+        _ => LevelFilter::WARN,
+    };
     logging::install(config.log_level.unwrap_or(usual), config.log_format);
     match command {
         Command::Serve(http) => serve::run(&config, &http.judge()?).await?,

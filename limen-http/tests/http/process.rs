@@ -275,6 +275,7 @@ fn help_and_version_teach() {
     let text = |args: &[&str]| succeed(limen(home.path()).args(args));
     assert_eq!(text(&["version"]).trim_end(), concat!("limen ", env!("CARGO_PKG_VERSION")));
     let help = text(&["--help"]);
+    assert!(help.starts_with("Manage KVM/libvirt virtual machines"), "{help}");
     for word in ["Examples:", "limen serve", "Exit codes:", "not finished in time", "--local"] {
         assert!(help.contains(word), "{word}");
     }
