@@ -105,10 +105,10 @@ chmod 755 "$scratch"
 qemu_from_backports() {
     local mirror
     mirror=$(apt-cache policy | grep -oE 'https?://[^ ]+/debian\b' | head -1) || true
+    [[ $mirror ]] || die "QEMU has to come from bookworm-backports, and apt knows no Debian mirror: add one to its sources."
     mkdir -p "$scratch/parts" "$scratch/lists/partial"
     printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-        "${mirror:-http://deb.debian.org/debian}" bookworm \
-        "${mirror:-http://deb.debian.org/debian}" bookworm-backports >"$scratch/sources.list"
+        "$mirror" bookworm "$mirror" bookworm-backports >"$scratch/sources.list"
     options+=(-o "Dir::Etc::sourcelist=$scratch/sources.list" -o "Dir::Etc::sourceparts=$scratch/parts"
         -o "Dir::State::lists=$scratch/lists" -o "APT::Sandbox::User=root")
     missing=("${missing[@]/%qemu-system-x86/qemu-system-x86/bookworm-backports}")
