@@ -121,7 +121,9 @@ impl LimenBuilder {
         self
     }
 
-    /// Names this process in leases; a random name by default.
+    /// Names this process in leases; a random name by default. No other living process may bear
+    /// it: what a holder of the same name left is a dead predecessor's, and taken over at once
+    /// instead of after the lease.
     #[must_use]
     pub fn holder(mut self, holder: impl Into<String>) -> Self {
         self.holder = Some(holder.into());

@@ -1,7 +1,7 @@
 //! One host of this process: its back end, how fresh its view is, and who owns it.
 //!
 //! ```text
-//!            released, or the same beat seen for a whole lease
+//!            released, or the same beat seen for a whole lease, or held under this very name
 //!  contender ──────────────────────────────────────────────────► owner
 //!      ▲                  (compare-and-set, next fence)             │
 //!      └────────────────────────────────────────────────────────────┘
@@ -195,7 +195,8 @@ pub(super) async fn own(shared: Arc<Shared>, host: Arc<HostHandle>, want: bool) 
     }
 }
 
-/// Takes the lease when it is free or has stood still for its whole length.
+/// Takes the lease when it is free, has stood still for its whole length, or is a dead
+/// predecessor's: who contends holds nothing, so the holder of the same name is no more.
 async fn contend(
     shared: &Shared,
     host: &HostHandle,
@@ -215,7 +216,8 @@ async fn contend(
         Some((before, since)) if before.fence == seen.fence && before.beat == seen.beat => *since,
         _ => now,
     };
-    let free = seen.holder.is_none() || now.duration_since(since) >= shared.timings.lease;
+    let ours = seen.holder.as_deref() == Some(&shared.holder);
+    let free = ours || seen.holder.is_none() || now.duration_since(since) >= shared.timings.lease;
     *last = Some((seen.clone(), since));
     if want && free { shared.store.take_lease(&seen, &shared.holder).await } else { Ok(None) }
 }

@@ -16,6 +16,7 @@ mod inventory;
 mod observer;
 pub(crate) mod operation;
 mod render;
+mod seed;
 mod validate;
 mod vms;
 
@@ -40,10 +41,11 @@ pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use render::VmPage;
 pub use vms::VmView;
 
-/// Every kind of operation with the names of its steps: for the documentation and the crash matrix.
+/// Every kind of operation with its steps, each with its nature (`undoable`, `forward-only`, `target`
+/// or `once`): for the documentation and the crash matrix.
 #[cfg(feature = "testing")]
 #[must_use]
-pub fn operation_steps() -> Vec<(&'static str, Vec<&'static str>)> {
+pub fn operation_steps() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
     operation::steps()
 }
 

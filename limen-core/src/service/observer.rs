@@ -12,9 +12,9 @@ use time::OffsetDateTime;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::Shared;
 use super::host::Ownership;
 use super::operation::sweep;
+use super::{Shared, seed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{HostEvent, HostVm};
 use crate::model::{EventNumber, VmId};
@@ -208,7 +208,7 @@ impl Observer {
         let mut all: Vec<_> = found.into_iter().map(|vm| (vm.id, Some(vm))).chain(gone).collect();
         // What a later look has seen is newer than this list.
         all.retain(|(id, _)| self.known.get(id).is_none_or(|(last, _)| *last < number));
-        sweep::import_seeded(&self.shared, &self.ownership, &all).await?;
+        seed::import(&self.shared, &self.ownership, &all).await?;
         for batch in all.chunks(BATCH) {
             self.commit(number, batch.to_vec()).await?;
         }

@@ -186,9 +186,21 @@ pub(super) fn can_cancel(row: &OperationRow) -> bool {
     row.journal.waiting || kind.steps.iter().take(begun).all(|step| step.nature == Nature::Undoable || step.waits)
 }
 
-/// Every kind with the names of its steps, for the crash matrix and the documentation.
 #[cfg(feature = "testing")]
-pub(in crate::service) fn table() -> Vec<(&'static str, Vec<&'static str>)> {
+impl Nature {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undoable => "undoable",
+            Self::ForwardOnly => "forward-only",
+            Self::Target => "target",
+            Self::Once => "once",
+        }
+    }
+}
+
+/// Every kind with its steps and their natures, for the crash matrix and the documentation.
+#[cfg(feature = "testing")]
+pub(in crate::service) fn table() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
     let kinds: [(&str, &Kind); 9] = [
         ("create_vm", &CREATE_VM),
         ("delete_vm", &DELETE_VM),
@@ -200,5 +212,6 @@ pub(in crate::service) fn table() -> Vec<(&'static str, Vec<&'static str>)> {
         ("add_image", &ADD_IMAGE),
         ("delete_image", &DELETE_IMAGE),
     ];
-    kinds.into_iter().map(|(name, kind)| (name, kind.steps.iter().map(|step| step.name).collect())).collect()
+    let steps = |kind: &Kind| kind.steps.iter().map(|step| (step.name, step.nature.as_str())).collect();
+    kinds.into_iter().map(|(name, kind)| (name, steps(kind))).collect()
 }

@@ -1,4 +1,4 @@
-//! What a full look at a host finds beside the records: late effects, and a simulator's own VMs.
+//! What a full look at a host finds beside the records: late effects.
 //!
 //! Invariant: nothing is removed here. A definition or volume whose maker is a known and finished
 //! operation, and that no record and no unfinished operation holds, is a *late effect*: a call
@@ -8,66 +8,10 @@ use std::collections::HashSet;
 
 use crate::error::{ErrorKind, Result};
 use crate::hypervisor::HostVm;
-use crate::model::{
-    Disk, Firmware, OperationId, OperationKind, OperationState, StepState, VmId, VmPhase, VmRecord, VmSpec,
-};
+use crate::model::{OperationId, OperationKind, OperationState, StepState, VmId};
 use crate::service::Shared;
 use crate::service::host::Ownership;
-use crate::store::{Change, Expect, OperationWrite, Row};
-
-/// Takes the VMs that a simulator starts with into an empty Store.
-pub(crate) async fn import_seeded(
-    shared: &Shared,
-    ownership: &Ownership,
-    seen: &[(VmId, Option<HostVm>)],
-) -> Result<()> {
-    if !ownership.host.hypervisor.capability().seeded {
-        return Ok(());
-    }
-    let Some(owner) = shared.seed_owner() else { return Ok(()) };
-    let new: Vec<&HostVm> = seen
-        .iter()
-        .filter_map(|(_, vm)| vm.as_ref())
-        .filter(|vm| vm.mark.is_some_and(|mark| mark.install.0.is_nil()))
-        .filter(|vm| shared.inventory.vm(vm.id).is_none_or(|shown| shown.record.is_none() && shown.seen.is_none()))
-        .collect();
-    let now = shared.clock.now();
-    for batch in new.chunks(500) {
-        let rows = batch.iter().map(|vm| Row::Vm {
-            record: Box::new(VmRecord {
-                id: vm.id,
-                owner,
-                host: ownership.host.id,
-                name: vm.name.clone(),
-                description: String::new(),
-                labels: std::collections::BTreeMap::new(),
-                spec: VmSpec {
-                    vcpus: vm.vcpus,
-                    memory_mib: vm.memory_mib,
-                    firmware: Firmware::Bios,
-                    disks: Vec::<Disk>::new(),
-                    iso: None,
-                    nics: Vec::new(),
-                },
-                phase: VmPhase::Defined,
-                autostart: vm.autostart,
-                created_by: vm.mark.map_or(OperationId(uuid::Uuid::nil()), |mark| mark.operation),
-                version: 1,
-                created_at: now,
-                updated_at: now,
-            }),
-            expect: Expect::Absent,
-        });
-        let change = Change { fence: Some(ownership.fence()), rows: rows.collect(), ..Change::default() };
-        match shared.store.commit(change).await {
-            Ok(_) => {}
-            // Taken in by an earlier look that this process has not read of yet.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
+use crate::store::{Change, OperationWrite};
 
 /// Finds definitions that landed late.
 pub(crate) async fn late_definitions(

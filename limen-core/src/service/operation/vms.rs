@@ -189,10 +189,12 @@ pub(super) async fn apply_power(cx: &StepContext) -> Result<Value> {
     Ok(Value::Null)
 }
 
+/// Answers when it asked: the guest's time counts from there, also for a process that takes over.
 pub(super) async fn ask_guest(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
+    let asked_at = cx.shared.clock.now().unix_timestamp();
     cx.hypervisor().change_power(plan.vm, plan.action).await?;
-    Ok(Value::Null)
+    Ok(asked_at.into())
 }
 
 fn ignored(plan: &PowerPlan) -> Error {
@@ -213,7 +215,10 @@ pub(super) async fn wait_until_off(cx: &StepContext) -> Result<Value> {
         let _ = applied.wait_for(|_| !active()).await;
         Ok(Value::Null)
     };
-    let limit = Duration::from_secs(u64::from(plan.timeout_s));
+    let asked_at = cx.output::<i64>("ask")?.unwrap_or_default();
+    let waited = u64::try_from(cx.shared.clock.now().unix_timestamp() - asked_at).unwrap_or_default();
+    // A guest that obeyed meanwhile is found to be off even when its time is over.
+    let limit = Duration::from_secs(u64::from(plan.timeout_s).saturating_sub(waited).max(1));
     tokio::time::timeout(limit, off).await.unwrap_or_else(|_| Err(ignored(&plan)))
 }
 

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use sqlx::AssertSqlSafe;
-use time::Duration;
 
 use super::driver::{Arg, Line, Tx, args};
 use super::failure::Outcome;
@@ -12,8 +11,8 @@ use crate::error::{Error, ErrorKind};
 use crate::model::{Fact, HostId, Operation, OperationId, OperationKind, OperationState, Page, VolumeId};
 use crate::store::{IdempotencyKey, OperationQuery, OperationRow};
 
-/// How long an idempotency key is remembered.
-const KEY_LIFE: Duration = Duration::hours(24);
+/// How long an idempotency key is remembered, in microseconds: 24 hours.
+const KEY_LIFE_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// Writes a new operation. Its locks come next, its event comes last.
 pub(super) async fn insert(tx: &mut Tx, row: &OperationRow) -> Outcome<()> {
@@ -139,12 +138,11 @@ pub(super) async fn discard(tx: &mut Tx, id: OperationId) -> Outcome<()> {
 /// Remembers `id` under `key`; answers what the key stands for already.
 pub(super) async fn remember(tx: &mut Tx, key: &IdempotencyKey, id: OperationId) -> Outcome<Option<OperationId>> {
     let now = value::now();
-    let expired = now - i64::try_from(KEY_LIFE.whole_microseconds()).unwrap_or(i64::MAX);
     let sql = "INSERT INTO idempotency_keys (scope, key, digest, operation_id, created_at) \
                VALUES ($1, $2, $3, $4, $5) ON CONFLICT (scope, key) DO UPDATE \
                SET digest = excluded.digest, operation_id = excluded.operation_id, created_at = excluded.created_at \
                WHERE idempotency_keys.created_at <= $6";
-    let args = args![&key.scope, &key.key, &key.digest, id, now, expired];
+    let args = args![&key.scope, &key.key, &key.digest, id, now, now - KEY_LIFE_US];
     if tx.execute(sql, args).await? > 0 {
         return Ok(None);
     }
@@ -159,9 +157,8 @@ pub(super) async fn remember(tx: &mut Tx, key: &IdempotencyKey, id: OperationId)
 }
 
 pub(super) async fn remembered(tx: &mut Tx, scope: &str, key: &str) -> Outcome<Option<(String, OperationId)>> {
-    let expired = value::now() - i64::try_from(KEY_LIFE.whole_microseconds()).unwrap_or(i64::MAX);
     let sql = "SELECT digest, operation_id FROM idempotency_keys WHERE scope = $1 AND key = $2 AND created_at > $3";
-    match tx.first(sql, args![scope, key, expired]).await? {
+    match tx.first(sql, args![scope, key, value::now() - KEY_LIFE_US]).await? {
         Some(line) => Ok(Some((line.text(0)?.to_owned(), line.id(1)?))),
         None => Ok(None),
     }
