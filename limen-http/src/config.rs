@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use limen_core::Secret;
+use limen_core::hypervisor::libvirt::VirtChoice;
 use tracing_subscriber::filter::LevelFilter;
 
 /// A value that cannot be used; the sentence names the variable.
@@ -200,17 +201,6 @@ pub(crate) enum StoreChoice {
     Sqlite(String),
     /// A URL with its password.
     Postgres(Secret),
-}
-
-/// How guests are to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum VirtChoice {
-    /// KVM where it works, else software emulation.
-    Auto,
-    /// KVM or nothing.
-    Kvm,
-    /// Software emulation.
-    Qemu,
 }
 
 /// How log lines look.

@@ -5,13 +5,11 @@
 //! | request id | taken over or made; on the answer, in the log and in the problem document |
 //! | log | one line an answer, at the level that its status asks for |
 //! | security headers | on every answer, errors and panics included |
-//! | (CORS) | belongs here: a preflight passes no further |
-//! | (rate limit) | belongs here: before any work |
 //! | problem documents | what the routes refuse, in one shape |
 //! | panics | become a problem document too; the process lives |
 //!
 //! Authentication is no layer: each route's extractor does it (`extract.rs`), so that no path and
-//! no header can pass it by.
+//! no header can pass it by. What is no request at all never comes here (`unparsed.rs`).
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::web::RemoteAddr;
 use poem::{Addr, Endpoint, Request, Response};
 
@@ -29,16 +27,20 @@ use crate::request_id::{self, X_REQUEST_ID};
 use crate::routes::Routes;
 
 /// The headers that the operations guide promises on every answer, but for the two that differ.
-const SECURITY_HEADERS: [(&str, &str); 5] = [
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("x-xss-protection", "1; mode=block"),
-    ("referrer-policy", "strict-origin-when-cross-origin"),
+static SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::X_XSS_PROTECTION, HeaderValue::from_static("1; mode=block")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin")),
     (
-        "permissions-policy",
-        "accelerometer=(), camera=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=()",
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static(
+            "accelerometer=(), camera=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=()",
+        ),
     ),
 ];
+/// Room for these and what a handler sets, without growing step by step.
+const MOST_HEADERS: usize = 16;
 /// Nothing that this server answers is a page, but for /docs, which brings its own.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=31536000; includeSubDomains";
@@ -95,11 +97,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             Err(payload) => refused(error::panicked(payload.as_ref()), &request_id),
         };
 
-        let headers = response.headers_mut();
-        add_headers(headers, https, uri.path());
-        if let Ok(value) = HeaderValue::from_str(&request_id) {
-            headers.insert(X_REQUEST_ID, value);
-        }
+        add_headers(response.headers_mut(), https, uri.path(), &request_id);
         log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref());
         Ok(response)
     }
@@ -122,9 +120,21 @@ fn is_told_https(request: &Request, origin: Option<IpAddr>) -> bool {
         && origin.is_some_and(|ip| ip.is_loopback())
 }
 
-fn add_headers(headers: &mut HeaderMap, https: bool, path: &str) {
-    for (name, value) in SECURITY_HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+/// All headers of an answer to what was no request.
+pub(crate) fn headers_of_refusal(problem: &Problem, request_id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    problem.add_headers(&mut headers);
+    add_headers(&mut headers, false, "/api", request_id);
+    headers
+}
+
+fn add_headers(headers: &mut HeaderMap, https: bool, path: &str, request_id: &str) {
+    headers.reserve(MOST_HEADERS);
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+    for (name, value) in &SECURITY_HEADERS {
+        headers.insert(name, value.clone());
     }
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));

@@ -77,6 +77,8 @@ pub(crate) enum Problem {
     MethodNotAllowed(String),
     /// The body is not JSON by its `Content-Type`.
     UnsupportedMediaType,
+    /// The HTTP library could not read it as a request, and answers this status.
+    Unparsed(StatusCode),
     /// An operation that the caller waited for did not succeed.
     Operation(OperationId, OperationError),
 }
@@ -93,6 +95,11 @@ impl std::fmt::Display for Problem {
             Problem::Core(error) => error.fmt(f),
             Problem::MethodNotAllowed(allow) => write!(f, "This path answers {allow} only."),
             Problem::UnsupportedMediaType => f.write_str("The body must be JSON: Content-Type application/json."),
+            Problem::Unparsed(StatusCode::URI_TOO_LONG) => f.write_str("The path and query are too long."),
+            Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
+                f.write_str("The headers are too large, or too many.")
+            }
+            Problem::Unparsed(_) => f.write_str("This is not an HTTP request that LIMEN reads."),
             Problem::Operation(_, error) => f.write_str(&error.detail),
         }
     }
@@ -133,6 +140,7 @@ impl Problem {
             Problem::Core(error) => status(error.kind()),
             Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Problem::Unparsed(status) => *status,
             Problem::Operation(_, error) => status(error.code),
         }
     }
@@ -151,23 +159,28 @@ impl Problem {
             Problem::Core(error) => error.kind().code(),
             Problem::MethodNotAllowed(_) => "method_not_allowed",
             Problem::UnsupportedMediaType => "unsupported_media_type",
+            Problem::Unparsed(StatusCode::URI_TOO_LONG) => "uri_too_long",
+            Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => "headers_too_large",
+            Problem::Unparsed(_) => ErrorKind::Invalid.code(),
             Problem::Operation(_, error) => error.code.code(),
         }
     }
 
-    /// The problem document, without the security headers that the edge puts on every answer.
-    pub(crate) fn render(&self, request_id: &str) -> Response {
-        let status = self.status();
+    /// The problem document.
+    pub(crate) fn document(&self, request_id: &str) -> String {
         let title = match self {
             Problem::Core(error) => title(error.kind()),
             Problem::MethodNotAllowed(_) => "Method not allowed",
             Problem::UnsupportedMediaType => "The body is not JSON",
+            Problem::Unparsed(StatusCode::URI_TOO_LONG) => "Address too long",
+            Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => "Headers too large",
+            Problem::Unparsed(_) => title(ErrorKind::Invalid),
             Problem::Operation(_, error) => title(error.code),
         };
         let mut members = Map::new();
         members.insert("type".to_owned(), json!(format!("urn:limen:problem:{}", self.code())));
         members.insert("title".to_owned(), json!(title));
-        members.insert("status".to_owned(), json!(status.as_u16()));
+        members.insert("status".to_owned(), json!(self.status().as_u16()));
         members.insert("detail".to_owned(), json!(self.to_string()));
         members.insert("code".to_owned(), json!(self.code()));
         members.insert("request_id".to_owned(), json!(request_id));
@@ -188,13 +201,20 @@ impl Problem {
             members.insert("operation_id".to_owned(), json!(id));
         }
 
-        let body = Value::Object(members).to_string();
-        let mut response = Response::builder().status(status).content_type(PROBLEM_JSON).body(Body::from_string(body));
+        Value::Object(members).to_string()
+    }
+
+    /// The answer, without the headers that the edge puts on every one.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let body = Body::from_string(self.document(request_id));
+        let mut response = Response::builder().status(self.status()).body(body);
         self.add_headers(response.headers_mut());
         response
     }
 
-    fn add_headers(&self, headers: &mut poem::http::HeaderMap) {
+    /// The headers that go with the document.
+    pub(crate) fn add_headers(&self, headers: &mut poem::http::HeaderMap) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(
                 header::WWW_AUTHENTICATE,

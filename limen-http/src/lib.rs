@@ -20,6 +20,7 @@ mod request_id;
 mod routes;
 mod server;
 mod start;
+mod unparsed;
 
 pub use app::{App, document, endpoint};
 pub use cli::run;

@@ -15,6 +15,8 @@ use poem::{Addr, Endpoint, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+use crate::unparsed::Documented;
+
 /// Headers of a request beyond this are refused.
 const LARGEST_HEADERS: usize = 1 << 20;
 /// How many headers a request may have.
@@ -93,7 +95,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             .timer(TokioTimer::new())
             .max_buf_size(LARGEST_HEADERS)
             .max_headers(MOST_HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(Documented::new(TokioIo::new(stream)), service)
             .with_upgrades();
         tokio::pin!(connection);
         let stopped = async move {

@@ -1,14 +1,14 @@
 //! Putting a [`Limen`] together from a configuration, and what a first start leaves behind.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::Hypervisor;
-use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions, VirtChoice as LibvirtVirt};
+use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::LocalMetrics;
 use limen_core::service::{AdminSeed, HostConfig};
@@ -16,14 +16,16 @@ use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
 use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, ErrorKind, Limen, LimenBuilder, Result, Secret};
+use rustix::fs::FlockOperation;
 
 use crate::app::InitialPassword;
-use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, VirtChoice, judge_jwt_secret};
+use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
 
 /// The one host's name.
 const HOST: &str = "local";
 const INITIAL_PASSWORD: &str = "initial-admin-password";
 const JWT_SECRET: &str = "jwt-secret";
+const LOCK: &str = "lock";
 
 /// Makes the data directory: others may pass through it (QEMU does, to the volumes), not look.
 pub(crate) fn make_data_dir(config: &CoreConfig) -> Result<()> {
@@ -44,6 +46,26 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)?;
     // The umask of the process took bits away.
     fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// The data directory as this process's own, until it ends.
+#[derive(Debug)]
+pub(crate) struct DataDirLock {
+    _file: File,
+    /// The process that holds this lock, among all that share a Store: a successor of the same
+    /// name knows that its predecessor is dead. Another boot or another file is another name.
+    pub(crate) holder: String,
+}
+
+/// Locks the data directory; none where another process has it, or where files cannot be locked.
+pub(crate) fn lock_data_dir(config: &CoreConfig) -> Option<DataDirLock> {
+    let path = config.data_dir.join(LOCK);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let inode = file.metadata().ok()?;
+    let holder = format!("{}/{:x}-{:x}", boot.trim_end(), inode.dev(), inode.ino());
+    Some(DataDirLock { _file: file, holder })
 }
 
 /// Opens the Store.
@@ -82,11 +104,7 @@ pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hyper
         HypervisorChoice::Sim(uri) => Arc::new(SimHypervisor::from_uri(uri).map_err(named)?),
         HypervisorChoice::Libvirt(uri) => {
             let mut options = LibvirtOptions::new(uri, &config.vms_dir);
-            options.virt_type = match config.virt_type {
-                VirtChoice::Auto => LibvirtVirt::Auto,
-                VirtChoice::Kvm => LibvirtVirt::Kvm,
-                VirtChoice::Qemu => LibvirtVirt::Qemu,
-            };
+            options.virt_type = config.virt_type;
             Arc::new(LibvirtHypervisor::connect(options).await.map_err(named)?)
         }
     })

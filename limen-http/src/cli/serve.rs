@@ -32,6 +32,10 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     let store = start::open_store(core).await?;
     let first = start::first_admin(core, http, &*store).await?;
     let mut builder = start::builder(core, store).await?;
+    let lock = start::lock_data_dir(core);
+    if let Some(lock) = &lock {
+        builder = builder.holder(&lock.holder);
+    }
     if let Some(first) = &first {
         builder = builder.admin(first.seed.clone());
     }
@@ -56,6 +60,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     }
     server::serve(listener, endpoint, stop).await?;
     limen.shutdown().await;
+    drop(lock);
     Ok(())
 }
 
