@@ -20,8 +20,8 @@ test: ## everything: format, lints, documents, all tests on real back ends
 
 campaign: ## the long forms of the tests named campaign: random kills, load
 	@scripts/setup.sh
-	@scripts/cargo.sh build -p limen-http
-	@LIMEN_CAMPAIGN=full scripts/cargo.sh test --workspace campaign -- --nocapture --test-threads=1
+	@scripts/cargo.sh build --release -p limen-http
+	@LIMEN_CAMPAIGN=full scripts/cargo.sh test --release --workspace campaign -- --nocapture --test-threads=1
 
 bench: ## the benches: ratios of two things measured in one run
 	@scripts/setup.sh
@@ -32,7 +32,7 @@ fmt: ## format the code
 	@scripts/cargo.sh fmt --all
 
 lint: ## the lints that the tests insist on
-	@scripts/cargo.sh clippy --workspace --all-targets -- -D warnings
+	@scripts/cargo.sh clippy --release --workspace --all-targets -- -D warnings
 
 doc: ## build the documentation: target/doc/limen_core/index.html
-	@RUSTDOCFLAGS=-Dwarnings scripts/cargo.sh doc --workspace --no-deps
+	@RUSTDOCFLAGS=-Dwarnings scripts/cargo.sh doc --release --workspace --no-deps

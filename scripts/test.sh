@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in: `make test`, and CI.
+# Everything that must hold before a change goes in: `make test`, and CI. It
+# tests what `make run` builds: one profile, so nothing is compiled twice.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -21,6 +22,9 @@ report() {
     fi
 }
 trap report EXIT
+# Without these bash would leave by the trap above as if all had been done.
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 # stage NAME COMMAND...: runs it, says how long it took, ends all when it fails.
 stage() {
@@ -39,7 +43,7 @@ run_examples() {
     for example in examples/*.rs; do
         example=$(basename "$example" .rs)
         echo "-- $example"
-        cargo run --quiet --example "$example"
+        cargo run --quiet --release --example "$example"
     done
 }
 
@@ -57,13 +61,16 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
 stage setup scripts/setup.sh
 stage shell shellcheck -x .ci/run scripts/*.sh scripts/guest/* tests/*.sh tests/support/*.sh
 stage fmt cargo fmt --all --check
-stage core cargo build -p limen-core --no-default-features
-stage build cargo build -p limen-http
-stage clippy cargo clippy --workspace --all-targets -- -D warnings
-RUSTDOCFLAGS=-Dwarnings stage doc cargo doc --workspace --no-deps
-# What `make run` builds; tests/harmless.rs runs it.
-stage release cargo build --release --locked -p limen-http
+stage clippy cargo clippy --release --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS=-Dwarnings stage doc cargo doc --release --workspace --no-deps
+# Each as its users build it: limen-core alone needs no libvirt, and what ships has no more features
+# than it asks for itself.
+stage core cargo check --release -p limen-core --no-default-features
+stage ship cargo check --release --locked -p limen-http
+stage build cargo test --release --workspace --no-run
 stage guest scripts/guest-image.sh
-stage test cargo test --workspace
+# `make run` is tested with the server that is tested, not with one more of its own.
+export LIMEN_BIN=${LIMEN_BIN:-${CARGO_TARGET_DIR:-$project/target}/release/limen}
+stage test cargo test --release --workspace
 stage examples run_examples
-[[ ! -e tests/schemathesis.sh ]] || stage schemathesis run_schemathesis
+stage schemathesis run_schemathesis

@@ -15,17 +15,21 @@ fn code(cell: &str) -> Option<&str> {
 fn the_documented_operations_and_steps_are_those_of_the_code() {
     let text = std::fs::read_to_string(project_dir().join("docs/architecture.md")).expect("read a document");
     let table = text.lines().skip_while(|line| !line.starts_with("| operation | steps")).skip(2);
-    let mut documented: Vec<(String, Vec<String>)> = Vec::new();
+    let mut documented: Vec<(String, Vec<(String, String)>)> = Vec::new();
     for line in table.take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         if let Some(kind) = code(cells[0]) {
             documented.push((kind.to_owned(), Vec::new()));
         }
         let step = code(cells[1]).unwrap_or_else(|| panic!("no step: {line}"));
-        documented.last_mut().expect("a kind before its steps").1.push(step.to_owned());
+        let nature = cells[2].split([' ', ',']).next().unwrap_or_default();
+        documented.last_mut().expect("a kind before its steps").1.push((step.to_owned(), nature.to_owned()));
     }
-    let owned = |(kind, steps): (&str, Vec<&str>)| (kind.to_owned(), steps.into_iter().map(str::to_owned).collect());
-    let known: Vec<(String, Vec<String>)> = operation_steps().into_iter().map(owned).collect();
+    let owned = |(step, nature): (&str, &str)| (step.to_owned(), nature.to_owned());
+    let known: Vec<(String, Vec<(String, String)>)> = operation_steps()
+        .into_iter()
+        .map(|(kind, steps)| (kind.to_owned(), steps.into_iter().map(owned).collect()))
+        .collect();
     assert_eq!(documented, known);
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Puts a server on the simulator through schemathesis: all checks, and nothing may be found.
-# Wants `schemathesis` in PATH, and the server built (LIMEN_BIN, else cargo's debug build).
+# Wants `schemathesis` in PATH, and the server built (LIMEN_BIN, else cargo's release build).
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 
 least=${LIMEN_SCHEMATHESIS_CASES:-2000}
 cd "$project"
-binary=${LIMEN_BIN:-${CARGO_TARGET_DIR:-target}/debug/limen}
+binary=${LIMEN_BIN:-${CARGO_TARGET_DIR:-target}/release/limen}
 work=$(mktemp -d)
 server=
 cleanup() {

@@ -81,6 +81,8 @@ pub struct World {
     pub store: Arc<dyn Store>,
     /// Timings of each [`Limen`] on them.
     pub timings: Timings,
+    /// The name of each, where one follows another; a name of its own for each without it.
+    pub holder: Option<&'static str>,
     images: tempfile::TempDir,
 }
 
@@ -88,12 +90,16 @@ impl World {
     /// A world with no images yet.
     pub fn new(hypervisor: Arc<dyn Hypervisor>, store: Arc<dyn Store>) -> Self {
         let images = tempfile::tempdir().expect("make a directory");
-        Self { hypervisor, store, timings: QUICK, images }
+        Self { hypervisor, store, timings: QUICK, holder: None, images }
     }
 
     /// A new process, so to speak, with these faults before it.
     pub async fn limen(&self, script: Arc<Script>) -> Limen {
-        Limen::builder()
+        let builder = match self.holder {
+            Some(holder) => Limen::builder().holder(holder),
+            None => Limen::builder(),
+        };
+        builder
             .store(Arc::clone(&self.store))
             .authz(Arc::new(AllowAll))
             .host(HostConfig::new("host", "test:", Arc::clone(&self.hypervisor)))
