@@ -16,6 +16,8 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi, OpenApiService};
 use serde_json::Value;
 
+/// What browsers, Python's requests and curl --compressed send.
+const GZIP: &[&str] = &["Accept-Encoding: gzip, deflate"];
 const PASSWORD: &str = "a password for a bench";
 
 fn main() {
@@ -64,11 +66,13 @@ impl Server {
         ticks * 10_000.0
     }
 
-    fn load(&self, path: &str, token: &str, seconds: u32) -> Load {
+    fn load(&self, path: &str, headers: &[&str], token: &str, seconds: u32) -> Load {
         let before = self.cpu_us();
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         let output = Command::new("wrk")
-            .args(["-t1", "-c32", &format!("-d{seconds}s"), "-H", &format!("Authorization: Bearer {token}"), &url])
+            .args(["-t1", "-c32", &format!("-d{seconds}s"), "-H", &format!("Authorization: Bearer {token}")])
+            .args(headers.iter().flat_map(|header| ["-H", header]))
+            .arg(&url)
             .output()
             .expect("wrk is installed (scripts/setup.sh does it)");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -143,18 +147,19 @@ fn measure() {
         .expect("start the bare server");
     let bare = Server::wait(bare, port);
 
-    let cases: [(&str, &Server, &str); 6] = [
-        ("limen, list of 1000", &limen, "/api/vms?limit=1000"),
-        ("bare poem, the same bytes", &bare, "/bytes"),
-        ("poem-openapi objects, the same list", &bare, "/objects"),
-        ("limen, page of 50", &limen, "/api/vms?limit=50"),
-        ("bare poem, hello", &bare, "/hello"),
-        ("bare poem, the same page", &bare, "/page"),
+    let cases: [(&str, &Server, &str, &[&str]); 7] = [
+        ("limen, list of 1000", &limen, "/api/vms?limit=1000", &[]),
+        ("bare poem, the same bytes", &bare, "/bytes", &[]),
+        ("poem-openapi objects, the same list", &bare, "/objects", &[]),
+        ("limen, page of 50, gzip as clients ask", &limen, "/api/vms?limit=50", GZIP),
+        ("bare poem, hello", &bare, "/hello", GZIP),
+        ("limen, page of 50, plain", &limen, "/api/vms?limit=50", &[]),
+        ("bare poem, the same page, plain", &bare, "/page", &[]),
     ];
-    let mut loads: [Vec<Load>; 6] = Default::default();
+    let mut loads: [Vec<Load>; 7] = Default::default();
     for _ in 0..rounds {
-        for (index, (_, server, path)) in cases.iter().enumerate() {
-            loads[index].push(server.load(path, &token, seconds));
+        for (index, (_, server, path, headers)) in cases.iter().enumerate() {
+            loads[index].push(server.load(path, headers, &token, seconds));
         }
     }
     let cpu = |index: usize| median(loads[index].iter().map(|load| load.cpu_us).collect());
@@ -166,7 +171,8 @@ fn measure() {
     println!("list of 1000, CPU against bare poem:   {:.2}   (at most 1.25)", cpu(0) / cpu(1));
     println!("list of 1000, rate against objects:    {:.1}   (at least 10)", rate(0) / rate(2));
     println!("page of 50, rate against bare hello:   {:.2}   (at least 0.75)", rate(3) / rate(4));
-    println!("  and against bare poem, same bytes:   {:.2}, CPU {:.2}", rate(3) / rate(5), cpu(3) / cpu(5));
+    println!("  plain, without Accept-Encoding:      {:.2}", rate(5) / rate(4));
+    println!("  plain, against the same bytes:       {:.2}, CPU {:.2}", rate(5) / rate(6), cpu(5) / cpu(6));
 }
 
 fn log_in(limen: &Server) -> String {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use limen_core::Error;
 use limen_core::model::{EventNumber, Operation};
-use poem::http::{HeaderValue, StatusCode, header};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::ApiResponse;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
@@ -16,7 +16,10 @@ use crate::dto::Described;
 use crate::error::Result;
 
 /// The event number that an answer shows.
-pub(crate) const X_LIMEN_EVENT: &str = "x-limen-event";
+pub(crate) static X_LIMEN_EVENT: HeaderName = HeaderName::from_static("x-limen-event");
+
+/// More than any answer has.
+const MOST_HEADERS: usize = 16;
 
 const JSON: &str = "application/json";
 
@@ -24,8 +27,20 @@ const JSON: &str = "application/json";
 #[derive(Debug)]
 pub(crate) struct Json<T> {
     body: Bytes,
+    encoding: Encoding,
     event: Option<EventNumber>,
     value: PhantomData<fn() -> T>,
+}
+
+/// How a body is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Always so.
+    AsItIs,
+    /// Chosen by `Accept-Encoding`: plain.
+    Identity,
+    /// Chosen by `Accept-Encoding`: compressed.
+    Gzip,
 }
 
 /// 200 with a value and its entity tag, or 304.
@@ -66,7 +81,13 @@ impl<T: Described> Json<T> {
 
     /// Takes bytes that are written already.
     pub(crate) fn written(body: Bytes) -> Self {
-        Self { body, event: None, value: PhantomData }
+        Self { body, encoding: Encoding::AsItIs, event: None, value: PhantomData }
+    }
+
+    /// Says that the bytes are gzip's, or that they would have been for a client that takes them.
+    pub(crate) fn encoded(mut self, encoding: Encoding) -> Self {
+        self.encoding = encoding;
+        self
     }
 
     /// Names the event that the value shows.
@@ -100,7 +121,16 @@ impl Accepted {
 impl<T: Described> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         let mut response = Response::default();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+        let headers = response.headers_mut();
+        // With those that the edge adds, so that the map grows once.
+        headers.reserve(MOST_HEADERS);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+        if self.encoding != Encoding::AsItIs {
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        if self.encoding == Encoding::Gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         set_event(&mut response, self.event);
         response.set_body(Body::from_bytes(self.body));
         response
@@ -152,7 +182,7 @@ fn set(response: &mut Response, name: header::HeaderName, value: &str) {
 
 fn set_event(response: &mut Response, event: Option<EventNumber>) {
     if let Some(event) = event {
-        response.headers_mut().insert(X_LIMEN_EVENT, HeaderValue::from(event));
+        response.headers_mut().insert(&X_LIMEN_EVENT, HeaderValue::from(event));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use limen_core::{Error, Limen, Result, Secret};
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
+use poem::{Endpoint, EndpointExt, Response, endpoint::make_sync};
 use serde_json::Value;
 
 use crate::api;
@@ -89,7 +89,7 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
     let docs = Arc::new(Docs::new(page(&document), text));
     let table = Routes::new(&document, &DOCS);
 
-    let mut routes = Route::new().nest_no_strip("/", api::service());
+    let mut routes = api::routes();
     for path in DOCS {
         let docs = Arc::clone(&docs);
         let is_page = path != DOCUMENT;

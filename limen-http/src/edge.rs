@@ -39,8 +39,6 @@ static SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
         ),
     ),
 ];
-/// Room for these and what a handler sets, without growing step by step.
-const MOST_HEADERS: usize = 16;
 /// Nothing that this server answers is a page, but for /docs, which brings its own.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=31536000; includeSubDomains";
@@ -82,7 +80,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         let uri = request.uri().clone();
         let origin = peer(&request);
         let https = is_told_https(&request, origin);
-        let request_id = request_id::choose(request.headers().get(X_REQUEST_ID));
+        let request_id = request_id::choose(request.headers().get(&X_REQUEST_ID));
         if method == Method::HEAD {
             // The connection sends the headers of the answer to a GET, and leaves its body out.
             request.set_method(Method::GET);
@@ -129,9 +127,8 @@ pub(crate) fn headers_of_refusal(problem: &Problem, request_id: &str) -> HeaderM
 }
 
 fn add_headers(headers: &mut HeaderMap, https: bool, path: &str, request_id: &str) {
-    headers.reserve(MOST_HEADERS);
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(X_REQUEST_ID, value);
+        headers.insert(&X_REQUEST_ID, value);
     }
     for (name, value) in &SECURITY_HEADERS {
         headers.insert(name, value.clone());

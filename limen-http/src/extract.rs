@@ -41,6 +41,7 @@ pub(crate) struct Anybody {
 pub(crate) struct Caller {
     arrival: Arrival,
     context: Context,
+    gzip: bool,
 }
 
 /// A [`Caller`] whose request starts an operation: it may wait for it, and repeat a POST safely.
@@ -82,6 +83,11 @@ impl Caller {
         if let Actor::User { name, .. } = self.actor() {
             self.app().password_changed(name).await;
         }
+    }
+
+    /// Whether the client takes gzip (RFC 9110, 12.5.3). A weight of 0 refuses it.
+    pub(crate) fn accepts_gzip(&self) -> bool {
+        self.gzip
     }
 
     /// The newest event that this server shows, for the answer to a change.
@@ -151,14 +157,14 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
 
 /// A request that brings an event number is answered once this server shows that event.
 async fn await_event(app: &App, headers: &HeaderMap) -> Result<()> {
-    let Some(value) = headers.get(X_LIMEN_EVENT) else { return Ok(()) };
+    let Some(value) = headers.get(&X_LIMEN_EVENT) else { return Ok(()) };
     let number = value
         .to_str()
         .ok()
         .and_then(|text| text.parse::<EventNumber>().ok())
         .filter(|number| (0..=LARGEST_EVENT).contains(number));
     let Some(number) = number else {
-        return Err(Problem::invalid(X_LIMEN_EVENT, "X-Limen-Event must be a number that an answer carried."));
+        return Err(Problem::invalid(X_LIMEN_EVENT.as_str(), "X-Limen-Event must be a number that an answer carried."));
     };
     Ok(app.limen.wait_for_event(number, EVENT_WAIT).await?)
 }
@@ -214,7 +220,18 @@ async fn caller(request: &Request) -> Result<Caller> {
     let actor = authenticate(&arrival.app, request.headers())?;
     await_event(&arrival.app, request.headers()).await?;
     let context = context(actor, &arrival.request_id, arrival.origin);
-    Ok(Caller { arrival, context })
+    Ok(Caller { arrival, context, gzip: accepts_gzip(request.headers()) })
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|choice| {
+        let mut parts = choice.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
+        let refused =
+            |part: &str| part.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0);
+        is_gzip && !parts.any(refused)
+    })
 }
 
 /// How the document calls the way in.
@@ -401,6 +418,10 @@ impl<'a, T: types::Type + DeserializeOwned + Default + Send> ApiExtractor<'a> fo
 
 fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(T::default()) };
+    // The path is asked for only when there is something to name.
+    if let Ok(value) = T::deserialize(serde_urlencoded::Deserializer::new(form_pairs(query))) {
+        return Ok(value);
+    }
     let reader = serde_urlencoded::Deserializer::new(form_pairs(query));
     serde_path_to_error::deserialize(reader)
         .map_err(|error| bad_field(error.path().to_string().replace('.', ""), &error.inner().to_string()))

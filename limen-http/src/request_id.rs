@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use poem::http::HeaderValue;
+use poem::http::{HeaderName, HeaderValue};
 
 /// The header, in both directions.
-pub(crate) const X_REQUEST_ID: &str = "x-request-id";
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Takes over the client's id where it is 1 to 64 letters, digits, `.`, `_` or `-`.
 pub(crate) fn choose(given: Option<&HeaderValue>) -> String {

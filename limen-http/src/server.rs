@@ -19,8 +19,6 @@ use crate::unparsed::Documented;
 
 /// Headers of a request beyond this are refused.
 const LARGEST_HEADERS: usize = 1 << 20;
-/// How many headers a request may have.
-const MOST_HEADERS: usize = 256;
 /// How long requests at work may take when the server stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(15);
 
@@ -94,7 +92,6 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .max_buf_size(LARGEST_HEADERS)
-            .max_headers(MOST_HEADERS)
             .serve_connection(Documented::new(TokioIo::new(stream)), service)
             .with_upgrades();
         tokio::pin!(connection);

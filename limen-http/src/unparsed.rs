@@ -82,7 +82,8 @@ impl<S: Write + Unpin> Write for Documented<S> {
 /// The status of an answer that is hyper's own refusal.
 fn bare_refusal(head: &[u8]) -> Option<StatusCode> {
     let status = head.strip_prefix(b"HTTP/1.").filter(|rest| rest.get(1..3) == Some(b" 4"))?.get(2..5)?;
-    let ours = head.windows(request_id::X_REQUEST_ID.len()).any(|name| name == request_id::X_REQUEST_ID.as_bytes());
+    let id = request_id::X_REQUEST_ID.as_str().as_bytes();
+    let ours = head.windows(id.len()).any(|name| name == id);
     if ours { None } else { StatusCode::from_bytes(status).ok() }
 }
 

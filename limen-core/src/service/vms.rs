@@ -56,9 +56,9 @@ impl Limen {
         let key = (scope, query.clone(), page);
         let page = shared.pages.page(key, shared.inventory.vms_changed(), observed, |(scope, query, page)| {
             let (shown, more) = shared.inventory.vms(scope, query, *page);
-            VmPage { json: render::page_json(&shown, more, &self.endings()), event }
+            VmPage::new(render::page_json(&shown, more, &self.endings()), event)
         });
-        Ok(VmPage { event, ..page })
+        Ok(page.at(event))
     }
 
     /// One VM. No call to a host, no query.

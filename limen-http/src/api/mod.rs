@@ -9,7 +9,10 @@ mod operations;
 mod users;
 mod vms;
 
-use poem_openapi::{OpenApiService, Tags};
+use std::collections::HashMap;
+
+use poem::{Route, RouteMethod};
+use poem_openapi::{OpenApi, OpenApiService, Tags};
 
 /// How the document groups the operations.
 #[derive(Tags)]
@@ -43,23 +46,31 @@ type All = (
     audit::Audit,
 );
 
-/// All routes of the document.
+const ALL: All = (
+    health::Health,
+    auth::Auth,
+    users::Users,
+    vms::Vms,
+    images::Images,
+    hosts::Hosts,
+    operations::Operations,
+    audit::Audit,
+);
+
+/// All routes of the document, under one router and with nothing between.
+pub(crate) fn routes() -> Route {
+    let mut table = HashMap::new();
+    ALL.add_routes(&mut table);
+    table.into_iter().fold(Route::new(), |routes, (path, methods)| {
+        let methods =
+            methods.into_iter().fold(RouteMethod::new(), |all, (method, handler)| all.method(method, handler));
+        routes.at(path, methods)
+    })
+}
+
+/// The description of [`routes`].
 pub(crate) fn service() -> OpenApiService<All, ()> {
-    OpenApiService::new(
-        (
-            health::Health,
-            auth::Auth,
-            users::Users,
-            vms::Vms,
-            images::Images,
-            hosts::Hosts,
-            operations::Operations,
-            audit::Audit,
-        ),
-        "LIMEN",
-        env!("CARGO_PKG_VERSION"),
-    )
-    .description(
+    OpenApiService::new(ALL, "LIMEN", env!("CARGO_PKG_VERSION")).description(
         "Manages KVM/libvirt virtual machines. Errors are problem documents (RFC 9457). A change that touches a \
          host answers 202 with an operation; `Prefer: wait=N` waits for it.",
     )

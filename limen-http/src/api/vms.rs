@@ -7,7 +7,7 @@ use poem_openapi::param::Path;
 use uuid::Uuid;
 
 use super::Tag;
-use crate::answer::{Accepted, Json, Tagged};
+use crate::answer::{Accepted, Encoding, Json, Tagged};
 use crate::dto::{PowerBody, VmList, VmListQuery};
 use crate::error::Result;
 use crate::extract::{self, Body, Caller, Conditions, Plain, Query, Starter};
@@ -26,7 +26,10 @@ impl Vms {
         let VmListQuery { state, host, owner, name, label, .. } = query;
         let wanted = VmQuery { state: state.map(|state| state.0), host, owner: owner.map(OwnerId), name, label };
         let page = caller.limen().list_vms(&caller, &wanted, page).await?;
-        Ok(Json::written(page.json).at(page.event))
+        if caller.accepts_gzip() {
+            return Ok(Json::written(page.gzip().await?).encoded(Encoding::Gzip).at(page.event));
+        }
+        Ok(Json::written(page.json).encoded(Encoding::Identity).at(page.event))
     }
 
     /// Create a VM

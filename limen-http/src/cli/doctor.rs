@@ -202,5 +202,5 @@ async fn is_limen(number: u16) -> bool {
         return false;
     };
     let answer = client.get(format!("http://127.0.0.1:{number}/api/health/live")).send().await;
-    answer.is_ok_and(|answer| answer.headers().contains_key(crate::request_id::X_REQUEST_ID))
+    answer.is_ok_and(|answer| answer.headers().contains_key(&crate::request_id::X_REQUEST_ID))
 }

@@ -1,5 +1,6 @@
 //! A server in this process: the endpoint itself, without a network between.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use limen_core::authz::RoleAuthz;
@@ -190,7 +191,12 @@ impl Server {
         }
         let response = self.endpoint.call(request.body(body)).await.expect("an answer");
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.into_body().into_vec().await.expect("a body");
+        let mut bytes = response.into_body().into_vec().await.expect("a body");
+        if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).expect("gzip");
+            bytes = plain;
+        }
         let answer = Answer { status, headers, bytes };
         if path.starts_with("/api/") && method != Method::HEAD {
             self.contract.hold(&method, path, &answer);

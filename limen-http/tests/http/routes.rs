@@ -225,3 +225,21 @@ async fn what_is_only_read_is_there() {
     }
     assert_eq!(server.get("/api/swagger.json", "").await.expect(200).json()["info"]["title"], "LIMEN");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_compressed_for_those_who_take_it() {
+    let server = Server::start(20).await;
+    let admin = server.login("admin").await;
+    for (accepted, encoding) in
+        [("", ""), ("gzip", "gzip"), ("br;q=1.0, GZIP;q=0.5", "gzip"), ("gzip;q=0", ""), ("identity, x-gzip", "")]
+    {
+        let headers = [("accept-encoding", accepted)];
+        let answer = server.send("GET", "/api/vms?limit=15", &admin, &headers, Vec::new()).await.expect(200);
+        assert_eq!(
+            (answer.header("content-encoding"), answer.header("vary")),
+            (encoding, "accept-encoding"),
+            "{accepted}"
+        );
+        assert_eq!(answer.json()["items"].as_array().map(Vec::len), Some(15), "{accepted}");
+    }
+}
