@@ -32,8 +32,8 @@ start_libvirtd() {
         mkdir -p "$LIMEN_CACHE_DIR"
         printf '%s\n' 'unix_sock_group = "libvirt"' 'unix_sock_rw_perms = "0770"' \
             'auth_unix_ro = "none"' 'auth_unix_rw = "none"' >"$LIMEN_CACHE_DIR/libvirtd.conf"
-        [[ -S /run/libvirt/virtlogd-sock ]] || as_root setsid virtlogd -d
-        as_root setsid libvirtd -d -f "$LIMEN_CACHE_DIR/libvirtd.conf"
+        [[ -S /run/libvirt/virtlogd-sock ]] || as_root setsid -w virtlogd -d
+        as_root setsid -w libvirtd -d -f "$LIMEN_CACHE_DIR/libvirtd.conf"
     fi
     libvirt uri >/dev/null || die "libvirtd was started and does not answer. 'virsh -c $HYPERVISOR_URI uri' tells why."
 }

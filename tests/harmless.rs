@@ -10,6 +10,7 @@ use limen_support::machine::Machine;
 use limen_support::postgres::PrivatePostgres;
 use limen_support::process::{self, Output, wait_for};
 use limen_support::serial::Console;
+use limen_support::server::binary;
 
 /// What must not change, by name; each is a line of shell whose output is
 /// compared.
@@ -61,6 +62,27 @@ fn make_run(machine: &Machine, port: u16) -> Console {
         limen_support::cache_dir().display(),
         machine.dir().join("data").display(),
         limen_support::project_dir().display(),
+    ))
+}
+
+/// The same by `builder`, who is no root; with `sudo` before it or without.
+fn make_run_by_builder(machine: &Machine, port: u16, sudo: bool) -> Console {
+    let (dir, home) = (machine.dir().display(), machine.home().display().to_string());
+    let prepare = format!(
+        "cp '{}' {dir}/limen && cp -a '{}'/guest-* {home}/cache && chown -R builder: {home}/cache",
+        binary().display(),
+        limen_support::cache_dir().display(),
+    );
+    machine.shell(MINUTE, &prepare).expect_success();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let settings = format!(
+        "LIMEN_BIN={dir}/limen LIMEN_CACHE_DIR={home}/cache LIMEN_DATA_DIR={home}/data LIMEN_VMS_DIR={dir}/vms PORT={port}"
+    );
+    let make = format!("make --no-print-directory -C {home}/limen run");
+    let line = if sudo { format!("sudo {settings} {make}") } else { format!("env {settings} {make}") };
+    Console::new(&format!(
+        "{} runuser -u builder -- env -i TERM=dumb HOME={home} 'PATH={path}' {line}",
+        machine.enter().join(" "),
     ))
 }
 
@@ -119,6 +141,24 @@ fn make_run_greets_stops_and_leaves_no_mark() {
     run.send("\x03");
     run.wait_for_text(MINUTE, "The server has stopped");
     assert_eq!(machine.shell(MINUTE, "virsh -q list --all --name").expect_success(), running);
+}
+
+#[test]
+fn make_run_works_for_an_ordinary_user_and_under_sudo() {
+    guest::prepare();
+    for (sudo, port, owner) in [(false, 18443, "builder"), (true, 18444, "root")] {
+        let machine = Machine::start();
+        let mut run = make_run_by_builder(&machine, port, sudo);
+        let said = door(&mut run);
+        assert!(said.contains("The guest says: LIMEN-GUEST hello nonce="), "{said}");
+        assert_eq!(said.contains("Adding builder to group libvirt"), !sudo, "{said}");
+        let server = "ps -o user= -p $(ss -Hltnp | sed -n 's/.*\"limen\",pid=\\([0-9]*\\).*/\\1/p')";
+        assert_eq!(machine.shell(MINUTE, server).expect_success().trim(), owner);
+        run.send("\x03");
+        run.wait_for_text(MINUTE, "The server has stopped");
+        let running = machine.shell(MINUTE, "virsh -q list --name").expect_success();
+        assert!(running.trim().starts_with("hello-"), "{running}");
+    }
 }
 
 #[test]

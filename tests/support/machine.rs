@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::process::{self, Leash, Output};
 
 /// Namespaces in which no libvirtd runs, `/dev/kvm` is closed as on a machine
-/// without udev, and only the loopback interface is there; dropping it ends
-/// everything in it.
+/// without udev, and only the loopback interface is there; beside root there
+/// is `builder`, who may use sudo. Dropping it ends everything in it.
 #[derive(Debug)]
 pub struct Machine {
     base: PathBuf,
@@ -44,6 +44,8 @@ impl Machine {
             .args(["unshare", "-m", "-n", "--propagation", "private", "sh", "-c"])
             .args([include_str!("machine-enter.sh"), "machine"])
             .arg(&base)
+            .arg(crate::project_dir())
+            .arg(std::env::var_os("HOME").unwrap_or_else(|| "/root".into()))
             .current_dir("/")
             .stdin(Stdio::null())
             .spawn()
@@ -55,6 +57,11 @@ impl Machine {
     /// The directory that holds everything of this machine.
     pub fn dir(&self) -> &Path {
         &self.base
+    }
+
+    /// The home of `builder`: the project is in `limen`, and `cache` is for its cache.
+    pub fn home(&self) -> PathBuf {
+        self.base.join("home")
     }
 
     /// The words to put before a command to run it here.

@@ -243,3 +243,21 @@ async fn a_list_is_compressed_for_those_who_take_it() {
         assert_eq!(answer.json()["items"].as_array().map(Vec::len), Some(15), "{accepted}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_read_shows_what_was_done_a_thousand_times() {
+    let server = Server::start(0).await;
+    let admin = server.login("admin").await;
+    let vm = server.vm(&admin, "one").await;
+    let (power, path) = (format!("/api/vms/{vm}/power"), format!("/api/vms/{vm}"));
+    let wait = [("prefer", "wait=30")];
+    server.call_with("POST", &power, &admin, &wait, &json!({"action": "start"})).await.expect(200);
+    for turn in 0..1000 {
+        let (action, state) = if turn % 2 == 0 { ("pause", "paused") } else { ("resume", "running") };
+        server.call_with("POST", &power, &admin, &wait, &json!({"action": action})).await.expect(200);
+        let shown = server.get(&path, &admin).await.expect(200).json();
+        assert_eq!(shown["status"]["state"], state, "after {action}, turn {turn}");
+        let listed = server.get("/api/vms", &admin).await.expect(200).json();
+        assert_eq!(listed["items"][0]["status"]["state"], state, "after {action}, turn {turn}");
+    }
+}
