@@ -103,7 +103,7 @@ stop_server() {
 check_port
 check_machine
 check_rust
-[[ -e $limen ]] || say "This installs what is missing, builds the server and starts it; about 5 minutes the first time"
+[[ -e $limen ]] || say "This installs what is missing, builds the server and starts it; some minutes the first time"
 scripts/setup.sh run
 [[ -n ${LIMEN_BIN:-} ]] || build
 open_kvm

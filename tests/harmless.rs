@@ -65,11 +65,11 @@ fn make_run(machine: &Machine, port: u16) -> Console {
     ))
 }
 
-/// The same by `builder`, who is no root; with `sudo` before it or without.
+/// The same by `limen-builder`, who is no root; with `sudo` before it or without.
 fn make_run_by_builder(machine: &Machine, port: u16, sudo: bool) -> Console {
     let (dir, home) = (machine.dir().display(), machine.home().display().to_string());
     let prepare = format!(
-        "cp '{}' {dir}/limen && cp -a '{}'/guest-* {home}/cache && chown -R builder: {home}/cache",
+        "cp '{}' {dir}/limen && cp -a '{}'/guest-* {home}/cache && chown -R limen-builder: {home}/cache",
         binary().display(),
         limen_support::cache_dir().display(),
     );
@@ -81,7 +81,7 @@ fn make_run_by_builder(machine: &Machine, port: u16, sudo: bool) -> Console {
     let make = format!("make --no-print-directory -C {home}/limen run");
     let line = if sudo { format!("sudo {settings} {make}") } else { format!("env {settings} {make}") };
     Console::new(&format!(
-        "{} runuser -u builder -- env -i TERM=dumb HOME={home} 'PATH={path}' {line}",
+        "{} runuser -u limen-builder -- env -i TERM=dumb HOME={home} 'PATH={path}' {line}",
         machine.enter().join(" "),
     ))
 }
@@ -146,13 +146,13 @@ fn make_run_greets_stops_and_leaves_no_mark() {
 #[test]
 fn make_run_works_for_an_ordinary_user_and_under_sudo() {
     guest::prepare();
-    for (sudo, port, owner) in [(false, 18443, "builder"), (true, 18444, "root")] {
+    for (sudo, port, owner) in [(false, 18443, "limen-builder"), (true, 18444, "root")] {
         let machine = Machine::start();
         let mut run = make_run_by_builder(&machine, port, sudo);
         let said = door(&mut run);
         assert!(said.contains("The guest says: LIMEN-GUEST hello nonce="), "{said}");
-        assert_eq!(said.contains("Adding builder to group libvirt"), !sudo, "{said}");
-        let server = "ps -o user= -p $(ss -Hltnp | sed -n 's/.*\"limen\",pid=\\([0-9]*\\).*/\\1/p')";
+        assert_eq!(said.contains("Adding limen-builder to group libvirt"), !sudo, "{said}");
+        let server = "ps -o user:32= -p $(ss -Hltnp | sed -n 's/.*\"limen\",pid=\\([0-9]*\\).*/\\1/p')";
         assert_eq!(machine.shell(MINUTE, server).expect_success().trim(), owner);
         run.send("\x03");
         run.wait_for_text(MINUTE, "The server has stopped");

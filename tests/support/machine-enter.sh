@@ -5,17 +5,17 @@
 set -eu
 base=$1 project=$2 cargo_home=$3
 
-# People, groups and their rights are of its own; `builder` may use sudo, and
+# People, groups and their rights are of its own; `limen-builder` may use sudo, and
 # has Rust and the project at home.
 cp -a /etc "$base/all-etc"
 mount --bind "$base/all-etc" /etc
 home=$base/home
 mkdir -p "$home/.cargo" "$home/.rustup" "$home/limen" "$home/cache"
-useradd --no-create-home --home-dir "$home" --shell /bin/bash builder
+useradd --no-create-home --home-dir "$home" --shell /bin/bash limen-builder
 mkdir -p /etc/sudoers.d
-echo 'builder ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/builder
+echo 'limen-builder ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/limen-builder
 chmod 755 "$base" "$home"
-chown builder:builder "$home" "$home/cache"
+chown limen-builder:limen-builder "$home" "$home/cache"
 for dir in .cargo .rustup; do
     [ ! -d "$cargo_home/$dir" ] || mount --bind "$cargo_home/$dir" "$home/$dir"
 done

@@ -11,7 +11,7 @@ use crate::process::{self, Leash, Output};
 
 /// Namespaces in which no libvirtd runs, `/dev/kvm` is closed as on a machine
 /// without udev, and only the loopback interface is there; beside root there
-/// is `builder`, who may use sudo. Dropping it ends everything in it.
+/// is `limen-builder`, who may use sudo. Dropping it ends everything in it.
 #[derive(Debug)]
 pub struct Machine {
     base: PathBuf,
@@ -59,7 +59,7 @@ impl Machine {
         &self.base
     }
 
-    /// The home of `builder`: the project is in `limen`, and `cache` is for its cache.
+    /// The home of `limen-builder`: the project is in `limen`, and `cache` is for its cache.
     pub fn home(&self) -> PathBuf {
         self.base.join("home")
     }
