@@ -145,12 +145,14 @@ fn context(actor: Actor, request_id: &str, origin: Option<IpAddr>) -> Context {
     }
 }
 
-/// Who the request's token is of, as they are now.
-fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
+/// Who the request's token is of, as they are once this server shows the event that the request
+/// names: a session that another server has just made among it.
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     if app.local {
         return Ok(Actor::Local);
     }
     let (session, user) = app.tokens.verify(auth::bearer(headers)?)?;
+    await_event(app, headers).await?;
     let actor = app.limen.authenticate(session)?;
     if actor.user_id() == Some(user) { Ok(actor) } else { Err(auth::refused()) }
 }
@@ -217,8 +219,7 @@ impl<'a> ApiExtractor<'a> for Anybody {
 
 async fn caller(request: &Request) -> Result<Caller> {
     let arrival = arrival(request)?.clone();
-    let actor = authenticate(&arrival.app, request.headers())?;
-    await_event(&arrival.app, request.headers()).await?;
+    let actor = authenticate(&arrival.app, request.headers()).await?;
     let context = context(actor, &arrival.request_id, arrival.origin);
     Ok(Caller { arrival, context, gzip: accepts_gzip(request.headers()) })
 }
@@ -228,8 +229,11 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(|choice| {
         let mut parts = choice.split(';').map(str::trim);
         let is_gzip = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
-        let refused =
-            |part: &str| part.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0);
+        let refused = |part: &str| {
+            let weight = part.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+            // A weight that is none counts as a refusal: plain is always understood.
+            weight.is_some_and(|(_, q)| !q.trim().parse::<f32>().is_ok_and(|q| q > 0.0))
+        };
         is_gzip && !parts.any(refused)
     })
 }
@@ -346,6 +350,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    // serde would take an array for an object, its fields in their order.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
+        return Err(Problem::invalid("body", "The body must be a JSON object, not an array."));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = match error.path().to_string().as_str() {

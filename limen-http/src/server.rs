@@ -15,7 +15,7 @@ use poem::{Addr, Endpoint, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::unparsed::Documented;
+use crate::unparsed::{self, Answers, Documented};
 
 /// Headers of a request beyond this are refused.
 const LARGEST_HEADERS: usize = 1 << 20;
@@ -78,21 +78,26 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(target: "limen", %error, "no TCP_NODELAY");
         }
+        let answers = Answers::default();
+        let counted = answers.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let endpoint = Arc::clone(&endpoint);
+            let (endpoint, answers) = (Arc::clone(&endpoint), answers.clone());
             async move {
+                if let Some(refusal) = unparsed::refuse(&request) {
+                    return Ok(hyper::Response::from(refusal).map(|body| answers.count(body)));
+                }
                 let local = LocalAddr(Addr::SocketAddr(local));
                 let remote = RemoteAddr(Addr::SocketAddr(remote));
                 let request = Request::from((request, local, remote, Scheme::HTTP));
                 let response = endpoint.call(request).await.unwrap_or_else(poem::Error::into_response);
-                Ok::<_, std::convert::Infallible>(hyper::Response::from(response))
+                Ok::<_, std::convert::Infallible>(hyper::Response::from(response).map(|body| answers.count(body)))
             }
         });
         // Room for more limits: a timeout for headers, for an idle connection, for a slow reader.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .max_buf_size(LARGEST_HEADERS)
-            .serve_connection(Documented::new(TokioIo::new(stream)), service)
+            .serve_connection(Documented::new(TokioIo::new(stream), counted), service)
             .with_upgrades();
         tokio::pin!(connection);
         let stopped = async move {

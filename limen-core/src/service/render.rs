@@ -118,6 +118,8 @@ pub(super) struct PageCache(Mutex<HashMap<PageKey, (EventNumber, u64, VmPage)>>)
 
 impl PageCache {
     const MAX_PAGES: usize = 64;
+    /// All pages together, and with them what is compressed of them.
+    const MAX_BYTES: usize = 8 << 20;
 
     /// The page under `key`, made by `render` unless one of this very `version` is there.
     pub(super) fn page(
@@ -137,10 +139,15 @@ impl PageCache {
         }
         let page = render(&key);
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pages.len() >= Self::MAX_PAGES && !pages.contains_key(&key) {
+        // What is out of date is of no use to anybody.
+        pages.retain(|_, (at, seen, _)| (*at, *seen) == (vms_changed, observed));
+        let bytes: usize = pages.values().map(|(_, _, page)| page.json.len()).sum();
+        if pages.len() >= Self::MAX_PAGES || bytes + page.json.len() > Self::MAX_BYTES {
             pages.clear();
         }
-        pages.insert(key, (vms_changed, observed, page.clone()));
+        if page.json.len() <= Self::MAX_BYTES {
+            pages.insert(key, (vms_changed, observed, page.clone()));
+        }
         page
     }
 }

@@ -134,19 +134,19 @@ impl Limen {
         update: UpdateVm,
         expected: Option<i64>,
     ) -> Result<Operation> {
-        let (shown, record) = self.find_managed(ctx, Action::UpdateVm, id)?;
         if let Some(operation) = self.repeated(ctx, Action::UpdateVm, &(id, &update)).await? {
             return Ok(operation);
         }
+        let (shown, record) = self.find_managed(ctx, Action::UpdateVm, id)?;
         validate::update_vm(&update)?;
-        refuse_other_version(&record, expected)?;
+        operation::refuse_other_version(&record, expected)?;
         operation::refuse_unless_defined(shown.vm.status.state)?;
         if let Some(name) = update.name.as_deref().filter(|name| *name != record.name)
             && self.shared.inventory.name_taken(record.owner, name).is_some()
         {
             return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
         }
-        let plan = UpdatePlan { vm: id, update: update.clone() };
+        let plan = UpdatePlan { vm: id, update: update.clone(), expected };
         let plan = serde_json::to_value(plan).map_err(Error::internal)?;
         let proposal = on_vm(OperationKind::UpdateVm, &record, plan);
         self.submit(ctx, &(id, &update), proposal).await
@@ -159,7 +159,7 @@ impl Limen {
     /// [`PreconditionFailed`](ErrorKind::PreconditionFailed): the record's version is not `expected`.
     pub async fn delete_vm(&self, ctx: &Context, id: VmId, expected: Option<i64>) -> Result<Operation> {
         let (_, record) = self.find_managed(ctx, Action::DeleteVm, id)?;
-        refuse_other_version(&record, expected)?;
+        operation::refuse_other_version(&record, expected)?;
         let volumes = record.spec.disks.iter().map(|disk| VolumeRef { id: disk.volume, format: disk.format }).collect();
         let plan = serde_json::to_value(DeletePlan { vm: id, volumes }).map_err(Error::internal)?;
         let deleting = VmRecord {
@@ -188,11 +188,11 @@ impl Limen {
         action: PowerAction,
         timeout_s: Option<u32>,
     ) -> Result<Operation> {
-        let (shown, record) = self.find_managed(ctx, Action::ChangePower, id)?;
         let request = (id, action, timeout_s);
         if let Some(operation) = self.repeated(ctx, Action::ChangePower, &request).await? {
             return Ok(operation);
         }
+        let (shown, record) = self.find_managed(ctx, Action::ChangePower, id)?;
         let timeout_s = timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
         validate::timeout_s(timeout_s)?;
         let state = shown.vm.status.state;
@@ -419,16 +419,6 @@ fn on_vm(kind: OperationKind, record: &VmRecord, plan: serde_json::Value) -> Pro
         rows: Vec::new(),
         preempt: false,
         detail: None,
-    }
-}
-
-fn refuse_other_version(record: &VmRecord, expected: Option<i64>) -> Result<()> {
-    match expected {
-        Some(version) if version != record.version => {
-            let text = "The VM has changed since you read it; read it again.";
-            Err(Error::new(ErrorKind::PreconditionFailed, text))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,8 @@ impl Auth {
         let Body(LoginBody { username, password }) = body;
         let (_, session) = anybody.limen().login(&anybody, &username, &password).await?;
         let (access_token, expires_in) = anybody.app().tokens.issue(&session)?;
-        Json::of(&TokenAnswer { access_token, token_type: "Bearer".to_owned(), expires_in })
+        let answer = Json::of(&TokenAnswer { access_token, token_type: "Bearer".to_owned(), expires_in })?;
+        Ok(answer.at(anybody.limen().event()))
     }
 
     /// Revoke the token of this request, now

@@ -109,10 +109,12 @@ pub(super) async fn logout(door: &DoorArgs) -> Result {
         return Err(Failure::new(1, format!("there is no login at {url}")));
     };
     let (status, bytes) = send(&client()?, &url, Some(&token), Method::POST, "/api/auth/logout", None).await?;
-    fs::remove_file(file()?).ok();
     // A token that is no longer good has nothing left to revoke.
     if status != StatusCode::UNAUTHORIZED {
         read(status, &bytes)?;
+    }
+    if kept().is_some_and(|kept| kept.token == token) {
+        fs::remove_file(file()?).ok();
     }
     output::line(format!("Logged out of {url}."));
     Ok(())

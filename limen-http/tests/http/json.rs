@@ -14,6 +14,7 @@ async fn bodies_that_are_no_json_are_refused() {
         " ",
         "null",
         "[]",
+        " [\"an-array\",\"\",1,64]",
         "true",
         "\"x\"",
         "1",

@@ -356,6 +356,14 @@ fn what_is_no_request_gets_a_problem_document_too() {
     let address = server.url.trim_start_matches("http://").to_owned();
     let many: String = (0..300).map(|index| format!("x-{index}: y\r\n")).collect();
     let cases = [
+        ("no Host", b"GET /api/health HTTP/1.1\r\n\r\n".to_vec(), 400, "invalid"),
+        ("two Hosts", b"GET /api/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_vec(), 400, "invalid"),
+        (
+            "a transfer coding",
+            b"POST /api/auth/login HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_vec(),
+            501,
+            "unsupported",
+        ),
         ("no request line", b"\x16\x03\x01 hello\r\n\r\n".to_vec(), 400, "invalid"),
         ("no version", b"GET /api/vms HTTP/9.9\r\n\r\n".to_vec(), 400, "invalid"),
         ("a broken header", b"GET /api/vms HTTP/1.1\r\nno colon\r\n\r\n".to_vec(), 400, "invalid"),

@@ -165,6 +165,58 @@ async fn an_idempotency_key_makes_a_post_repeatable_and_goes_nowhere_else() {
     }
     let bad = [("idempotency-key", "a b")];
     server.call_with("POST", "/api/vms", &token, &bad, &body).await.expect(400);
+
+    // The answer outlives the object.
+    let vm = server.vm(&token, "two").await;
+    let (power, start) = (format!("/api/vms/{vm}/power"), json!({"action": "start"}));
+    let wait = [("prefer", "wait=30"), ("idempotency-key", "on")];
+    let started = server.call_with("POST", &power, &token, &wait, &start).await.expect(200).json();
+    server.send("DELETE", &format!("/api/vms/{vm}"), &token, &wait[..1], Vec::new()).await.expect(200);
+    assert_eq!(server.call_with("POST", &power, &token, &wait, &start).await.expect(200).json()["id"], started["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_its_users_and_not_of_the_next_one_of_that_name() {
+    let server = Server::start(0).await;
+    let admin = server.login("admin").await;
+    let body = json!({"name": "mine", "vcpus": 1, "memory_mib": 64});
+    let headers = [("prefer", "wait=30"), ("idempotency-key", "k1")];
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let bob = server.user(&admin, "bob", "user").await;
+        let answer = server.call_with("POST", "/api/vms", &bob, &headers, &body).await.expect(200).json();
+        let vm = answer["vm_id"].as_str().expect("an id").to_owned();
+        server.get(&format!("/api/vms/{vm}"), &bob).await.expect(200);
+        server.send("DELETE", &format!("/api/vms/{vm}"), &bob, &headers[..1], Vec::new()).await.expect(200);
+        let me = server.get("/api/auth/me", &bob).await.expect(200).json();
+        let path = format!("/api/users/{}", me["id"].as_str().expect("an id"));
+        server.send("DELETE", &path, &admin, &[], Vec::new()).await.expect(204);
+        made.push(vm);
+    }
+    assert_ne!(made[0], made[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_changes_with_one_tag_one_is_done() {
+    let server = std::sync::Arc::new(Server::start(0).await);
+    let admin = server.login("admin").await;
+    let path = format!("/api/vms/{}", server.vm(&admin, "one").await);
+    for round in 0..10 {
+        let tag = server.get(&path, &admin).await.expect(200).header("etag").to_owned();
+        let mut changes = tokio::task::JoinSet::new();
+        for turn in 0..16 {
+            let (server, admin, path, tag) = (std::sync::Arc::clone(&server), admin.clone(), path.clone(), tag.clone());
+            changes.spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_micros(turn * 1500)).await;
+                let headers = [("prefer", "wait=30"), ("if-match", tag.as_str())];
+                let body = json!({"description": format!("{round}/{turn}")});
+                server.call_with("PATCH", &path, &admin, &headers, &body).await.status.as_u16()
+            });
+        }
+        let mut answers = changes.join_all().await;
+        answers.retain(|status| !matches!(status, 409 | 412));
+        assert_eq!(answers, [200], "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,9 +282,15 @@ async fn what_is_only_read_is_there() {
 async fn a_list_is_compressed_for_those_who_take_it() {
     let server = Server::start(20).await;
     let admin = server.login("admin").await;
-    for (accepted, encoding) in
-        [("", ""), ("gzip", "gzip"), ("br;q=1.0, GZIP;q=0.5", "gzip"), ("gzip;q=0", ""), ("identity, x-gzip", "")]
-    {
+    for (accepted, encoding) in [
+        ("", ""),
+        ("gzip", "gzip"),
+        ("br;q=1.0, GZIP;q=0.5", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip ; Q = 0", ""),
+        ("gzip;q=nan", ""),
+        ("identity, x-gzip", ""),
+    ] {
         let headers = [("accept-encoding", accepted)];
         let answer = server.send("GET", "/api/vms?limit=15", &admin, &headers, Vec::new()).await.expect(200);
         assert_eq!(

@@ -31,7 +31,9 @@ use crate::model::{
 use crate::store::{Change, IdempotencyKey, OperationQuery, OperationRow, OperationWrite, Row};
 
 pub(super) use images::{AddImagePlan, DeleteImagePlan, copy_format};
-pub(super) use vms::{CreatePlan, DeletePlan, PlannedVolume, PowerPlan, UpdatePlan, refuse_unless_defined};
+pub(super) use vms::{
+    CreatePlan, DeletePlan, PlannedVolume, PowerPlan, UpdatePlan, refuse_other_version, refuse_unless_defined,
+};
 
 /// What `prepare` comes to: everything that is recorded before the first step.
 #[derive(Debug)]
@@ -82,7 +84,9 @@ fn key_of(ctx: &Context, action: Action, request: &impl Serialize) -> Result<Opt
     }
     let body = serde_json::to_vec(request).map_err(Error::internal)?;
     let digest = hex(&Sha256::digest(body));
-    let scope = format!("{}/{action}", ctx.actor().label());
+    // By id: a later user of the same name is another one.
+    let who = ctx.actor().user_id().map_or_else(|| ctx.actor().label(), |user| user.to_string());
+    let scope = format!("{who}/{action}");
     Ok(Some(IdempotencyKey { scope, key: key.to_owned(), digest }))
 }
 

@@ -245,6 +245,20 @@ pub(super) async fn ask_and_wait_for_reset(cx: &StepContext) -> Result<Value> {
 pub(crate) struct UpdatePlan {
     pub(crate) vm: VmId,
     pub(crate) update: UpdateVm,
+    /// The version that the caller saw; judged again under the VM's lock.
+    #[serde(default)]
+    pub(crate) expected: Option<i64>,
+}
+
+/// Refuses a record that is not the one the caller has seen.
+pub(crate) fn refuse_other_version(record: &VmRecord, expected: Option<i64>) -> Result<()> {
+    match expected {
+        Some(version) if version != record.version => {
+            let text = "The VM has changed since you read it; read it again.";
+            Err(Error::new(ErrorKind::PreconditionFailed, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The record as it is now. The operation holds the VM's lock, and the inventory has applied the
@@ -266,8 +280,9 @@ fn wanted_change(update: &UpdateVm) -> DefinitionChange {
 
 /// Keeps what the host shows of the fields that will change, for the undo.
 pub(super) async fn read_definition(cx: &StepContext) -> Result<Value> {
-    let UpdatePlan { vm, update } = cx.plan()?;
+    let UpdatePlan { vm, update, expected } = cx.plan()?;
     let record = record_of(cx, vm)?;
+    refuse_other_version(&record, expected)?;
     if wanted_change(&update) == DefinitionChange::default() {
         return Ok(Value::Null);
     }
@@ -283,7 +298,7 @@ pub(super) async fn read_definition(cx: &StepContext) -> Result<Value> {
 }
 
 pub(super) async fn change_definition(cx: &StepContext) -> Result<Value> {
-    let UpdatePlan { vm, update } = cx.plan()?;
+    let UpdatePlan { vm, update, .. } = cx.plan()?;
     apply_change(cx, vm, &wanted_change(&update)).await
 }
 
@@ -317,7 +332,7 @@ async fn apply_change(cx: &StepContext, vm: VmId, change: &DefinitionChange) -> 
 }
 
 pub(super) async fn updated(cx: &StepContext) -> Result<Vec<Row>> {
-    let UpdatePlan { vm, update } = cx.plan()?;
+    let UpdatePlan { vm, update, .. } = cx.plan()?;
     let mut record = (*record_of(cx, vm)?).clone();
     let expect = Expect::Version(record.version);
     let UpdateVm { name, description, labels, autostart, vcpus, memory_mib } = update;
