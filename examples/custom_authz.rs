@@ -28,7 +28,9 @@ impl Authz for Freeze {
         );
         match (actor, decision) {
             // What the roles conceal stays concealed, whatever the switch says.
-            (Actor::User { .. }, Decision::Allow) if changes_vms && self.frozen.load(Ordering::Relaxed) => {
+            (Actor::User { .. } | Actor::Token { .. }, Decision::Allow)
+                if changes_vms && self.frozen.load(Ordering::Relaxed) =>
+            {
                 Decision::Deny
             }
             (_, decision) => decision,

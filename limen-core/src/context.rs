@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{OwnerId, SessionId, UserId};
+use crate::model::{OwnerId, SessionId, TokenId, UserId, VmId};
 
 /// What a user may do, from most to least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,6 +33,12 @@ impl Role {
             Role::Viewer => "viewer",
         }
     }
+
+    /// The lesser of two roles.
+    #[must_use]
+    pub fn at_most(self, most: Role) -> Role {
+        if self as u8 > most as u8 { self } else { most }
+    }
 }
 
 /// Who asks.
@@ -54,6 +60,23 @@ pub enum Actor {
         /// The session that the request came with.
         session: SessionId,
     },
+    /// A program with an API token of a user.
+    Token {
+        /// The token.
+        id: TokenId,
+        /// The token's name, for the audit.
+        name: String,
+        /// Whose it is.
+        user: UserId,
+        /// The user's name, for the audit.
+        user_name: String,
+        /// What it may do now: the lesser of its own role and its user's.
+        role: Role,
+        /// The owner whose objects are the user's own.
+        owner: OwnerId,
+        /// The one VM that it is for; none for all that its user sees.
+        vm: Option<VmId>,
+    },
     /// The owner of the data directory, at the command line of the machine itself.
     Local,
     /// LIMEN itself: recovery, observer. No door can build it.
@@ -65,12 +88,14 @@ pub enum Actor {
 pub struct System(pub(crate) &'static str);
 
 impl Actor {
-    /// A short name for logs and audit records: `user:admin`, `local`, `system:recovery`.
+    /// A short name for logs and audit records: `user:admin`, `token:admin/backup`, `local`,
+    /// `system:recovery`.
     #[must_use]
     pub fn label(&self) -> String {
         match self {
             Actor::Anonymous => "anonymous".to_owned(),
             Actor::User { name, .. } => format!("user:{name}"),
+            Actor::Token { name, user_name, .. } => format!("token:{user_name}/{name}"),
             Actor::Local => "local".to_owned(),
             Actor::System(System(part)) => format!("system:{part}"),
         }
@@ -81,6 +106,7 @@ impl Actor {
     pub fn user_id(&self) -> Option<UserId> {
         match self {
             Actor::User { id, .. } => Some(*id),
+            Actor::Token { user, .. } => Some(*user),
             _ => None,
         }
     }
@@ -208,6 +234,12 @@ actions! {
     UpdateUser = "update_user";
     /// Delete a user.
     DeleteUser = "delete_user";
+    /// Make an API token of one's own.
+    CreateToken = "create_token";
+    /// List API tokens.
+    ListTokens = "list_tokens";
+    /// Delete an API token.
+    DeleteToken = "delete_token";
     /// List VMs.
     ListVms = "list_vms";
     /// Read a VM.

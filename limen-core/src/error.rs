@@ -153,6 +153,14 @@ impl Error {
         error
     }
 
+    /// There is more to do than can wait in line; `what` is too much of what.
+    #[must_use]
+    pub fn overloaded(what: &str) -> Self {
+        let mut error = Self::new(ErrorKind::Unavailable, format!("{what}; try again soon."));
+        error.0.retry_after = Some(Duration::from_secs(2));
+        error
+    }
+
     /// `operation_id` holds the object now.
     #[must_use]
     pub fn busy(operation_id: OperationId) -> Self {

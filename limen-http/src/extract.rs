@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use limen_core::model::{EventNumber, Operation, PageRequest};
-use limen_core::{Actor, Context, Error, ErrorKind, Limen};
+use limen_core::{Actor, Context, Error, ErrorKind, Limen, Secret};
 use poem::http::{HeaderMap, Method, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchemaRef, MetaSecurityScheme, Registry};
@@ -36,7 +36,7 @@ pub(crate) struct Anybody {
     context: Context,
 }
 
-/// A user with a live session. Dereferences to the context of the call.
+/// A user with a live session, or a program with an API token. Dereferences to the context of the call.
 #[derive(Debug)]
 pub(crate) struct Caller {
     arrival: Arrival,
@@ -151,7 +151,12 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     if app.local {
         return Ok(Actor::Local);
     }
-    let (session, user) = app.tokens.verify(auth::bearer(headers)?)?;
+    let bearer = auth::bearer(headers)?;
+    if Limen::is_token(bearer) {
+        await_event(app, headers).await?;
+        return Ok(app.limen.authenticate_token(&Secret::new(bearer))?);
+    }
+    let (session, user) = app.tokens.verify(bearer)?;
     await_event(app, headers).await?;
     let actor = app.limen.authenticate(session)?;
     if actor.user_id() == Some(user) { Ok(actor) } else { Err(auth::refused()) }
@@ -246,11 +251,11 @@ fn register_security(registry: &mut Registry) {
         SECURITY_SCHEME,
         MetaSecurityScheme {
             ty: "http",
-            description: Some("The `access_token` that `POST /api/auth/login` answers."),
+            description: Some("The `access_token` that `POST /api/auth/login` answers, or an API token."),
             name: None,
             key_in: None,
             scheme: Some("bearer"),
-            bearer_format: Some("JWT"),
+            bearer_format: None,
             flows: None,
             openid_connect_url: None,
         },

@@ -66,10 +66,10 @@ CREATE TABLE tokens (
     hash TEXT NOT NULL UNIQUE,
     created_at BIGINT NOT NULL,
     expires_at BIGINT,
-    version BIGINT NOT NULL,
     document TEXT NOT NULL,
     UNIQUE (user_id, name)
 );
+CREATE INDEX tokens_expiry ON tokens (expires_at);
 
 CREATE TABLE hosts (
     id TEXT PRIMARY KEY,

@@ -1,6 +1,7 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
 mod processes;
+mod tokens;
 mod users;
 mod vms;
 
@@ -18,6 +19,7 @@ use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
 use processes::*;
+use tokens::*;
 use users::*;
 use vms::*;
 
@@ -124,6 +126,10 @@ behaviours! {
     users_see_their_own
     the_last_admin_stays
     sessions_end_at_once
+    a_token_may_what_it_says_and_its_user_may
+    a_token_for_one_vm_sees_that_vm
+    whatever_ends_a_token_ends_it_at_once_everywhere
+    the_audit_names_the_token
     consoles_end_with_the_vm
     pages_hold_every_vm_once
 }

@@ -12,7 +12,7 @@ use limen_support::world::{QUICK, bare, succeeded};
 
 use crate::{Db, ctx, eventually, kind, store};
 
-async fn with_users(on: Db) -> (Limen, SimHypervisor, Option<PrivatePostgres>) {
+pub(super) async fn with_users(on: Db) -> (Limen, SimHypervisor, Option<PrivatePostgres>) {
     let (store, postgres) = store(on).await;
     let sim = SimHypervisor::from_uri("sim:///?vms=3").expect("a URI");
     let admin = AdminSeed { name: "admin".to_owned(), password: Secret::new("correct horse 1") };
@@ -28,20 +28,20 @@ async fn with_users(on: Db) -> (Limen, SimHypervisor, Option<PrivatePostgres>) {
     (limen, sim, postgres)
 }
 
-async fn log_in(limen: &Limen, name: &str, password: &str) -> limen_core::Result<Context> {
+pub(super) async fn log_in(limen: &Limen, name: &str, password: &str) -> limen_core::Result<Context> {
     let anonymous = Context::new(Actor::Anonymous);
     let (_, session) = limen.login(&anonymous, name, &Secret::new(password)).await?;
     Ok(Context::new(limen.authenticate(session.id)?))
 }
 
-async fn add_user(limen: &Limen, admin: &Context, name: &str, role: Role) -> Context {
+pub(super) async fn add_user(limen: &Limen, admin: &Context, name: &str, role: Role) -> Context {
     let password = Secret::new("a long password");
     let user = CreateUser { name: name.to_owned(), password, role, disabled: false };
     limen.create_user(admin, user).await.expect("a user");
     log_in(limen, name, "a long password").await.expect("a login")
 }
 
-async fn count(limen: &Limen, ctx: &Context) -> usize {
+pub(super) async fn count(limen: &Limen, ctx: &Context) -> usize {
     let page = limen.list_vms(ctx, &VmQuery::default(), PageRequest::default()).await.expect("a list");
     let list: serde_json::Value = serde_json::from_slice(&page.json).expect("JSON");
     list["items"].as_array().expect("items").len()

@@ -19,10 +19,17 @@ pub enum Resource {
         /// Its owner.
         owner: Option<OwnerId>,
     },
-    /// Something that belongs to an owner: an operation.
-    Owned(Option<OwnerId>),
+    /// An operation: whose object it is about, and about which VM.
+    Operation {
+        /// The owner; none for an object of the installation's.
+        owner: Option<OwnerId>,
+        /// The VM; none for another object.
+        vm: Option<VmId>,
+    },
     /// A user.
     User(UserId),
+    /// An API token of this user.
+    Token(UserId),
     /// Something of the installation's: an image, a host.
     Shared,
 }
@@ -124,7 +131,14 @@ impl Authz for DenyAll {
 /// | create VMs | yes | yes | yes | |
 /// | change and delete VMs | all | own | own | |
 ///
+/// | one's own API tokens | yes | yes | yes | yes |
+/// | others' API tokens | list, delete | | | |
+///
 /// VMs that LIMEN did not make are seen by admins alone and changed by nobody.
+///
+/// An API token may what its role may, but for this: users, passwords, sessions and tokens are
+/// changed in a session and never with a token. One that is for one VM sees that VM, its operations
+/// and its own user, and nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RoleAuthz;
 
@@ -134,21 +148,27 @@ impl Authz for RoleAuthz {
             Actor::Anonymous => return if action == Action::Login { Decision::Allow } else { Decision::Deny },
             Actor::Local | Actor::System(_) => return Decision::Allow,
             Actor::User { id, role, owner, .. } => (*role, *owner, *id),
+            Actor::Token { user, role, owner, vm, .. } => match token_refusal(*vm, action, resource) {
+                Some(refusal) => return refusal,
+                None => (*role, *owner, *user),
+            },
         };
         if role == Role::Admin {
             return Decision::Allow;
         }
         let own = match resource {
             Resource::Any | Resource::Shared => true,
-            Resource::Vm { owner, .. } | Resource::Owned(owner) => owner == Some(own_owner),
-            Resource::User(user) => user == own_user,
+            Resource::Vm { owner, .. } | Resource::Operation { owner, .. } => owner == Some(own_owner),
+            Resource::User(user) | Resource::Token(user) => user == own_user,
         };
         let unmanaged = matches!(resource, Resource::Vm { owner: None, .. });
-        if unmanaged || (!own && role != Role::Operator) {
+        let sees_all = role == Role::Operator && !matches!(resource, Resource::Token(_));
+        if unmanaged || (!own && !sees_all) {
             return Decision::Conceal;
         }
         let allowed = match action {
             Action::Login | Action::Logout | Action::GetMe | Action::ChangePassword => true,
+            Action::CreateToken | Action::ListTokens | Action::DeleteToken => true,
             Action::ListVms
             | Action::GetVm
             | Action::ListImages
@@ -171,12 +191,42 @@ impl Authz for RoleAuthz {
     }
 
     fn list_scope(&self, actor: &Actor) -> Scope {
-        match actor {
-            Actor::Anonymous => Scope::nothing(),
-            Actor::Local | Actor::System(_) => Scope::ALL,
-            Actor::User { role: Role::Admin, .. } => Scope::ALL,
-            Actor::User { role: Role::Operator, .. } => Scope { unmanaged: false, ..Scope::ALL },
-            Actor::User { owner, .. } => Scope { owners: Some(BTreeSet::from([*owner])), vms: None, unmanaged: false },
-        }
+        let (role, owner, vm) = match actor {
+            Actor::Anonymous => return Scope::nothing(),
+            Actor::Local | Actor::System(_) => return Scope::ALL,
+            Actor::User { role, owner, .. } => (*role, *owner, None),
+            Actor::Token { role, owner, vm, .. } => (*role, *owner, *vm),
+        };
+        let owners = match role {
+            Role::Admin | Role::Operator => None,
+            Role::User | Role::Viewer => Some(BTreeSet::from([owner])),
+        };
+        Scope { owners, vms: vm.map(|vm| BTreeSet::from([vm])), unmanaged: role == Role::Admin }
+    }
+}
+
+/// What no token may, whatever its role: change who gets in and, where it is for one VM, reach
+/// beyond it.
+fn token_refusal(bound: Option<VmId>, action: Action, resource: Resource) -> Option<Decision> {
+    let in_sessions_only = matches!(
+        action,
+        Action::Logout
+            | Action::ChangePassword
+            | Action::CreateUser
+            | Action::UpdateUser
+            | Action::DeleteUser
+            | Action::CreateToken
+            | Action::ListTokens
+            | Action::DeleteToken
+    );
+    if in_sessions_only {
+        return Some(Decision::Deny);
+    }
+    let bound = bound?;
+    match resource {
+        Resource::Vm { id, .. } => (id != bound).then_some(Decision::Conceal),
+        Resource::Operation { vm, .. } => (vm != Some(bound)).then_some(Decision::Conceal),
+        Resource::Any if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations) => None,
+        _ => Some(Decision::Deny),
     }
 }

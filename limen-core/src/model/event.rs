@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{
     HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId, SessionRecord,
-    User, UserId, VmId, VmRecord,
+    TokenId, TokenRecord, User, UserId, VmId, VmRecord,
 };
 
 /// The number of an event: dense, and in the order of commits. 0 is before the first.
@@ -106,5 +106,15 @@ pub enum Fact {
     SessionGone {
         /// The session.
         id: SessionId,
+    },
+    /// An API token was made.
+    Token {
+        /// The record.
+        record: TokenRecord,
+    },
+    /// An API token is gone.
+    TokenGone {
+        /// The token.
+        id: TokenId,
     },
 }

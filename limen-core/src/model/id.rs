@@ -54,6 +54,8 @@ ids! {
     HostId;
     /// A session: the `jti` of the token that it came with.
     SessionId;
+    /// An API token.
+    TokenId;
     /// One installation of LIMEN: one Store from its first start on.
     InstallId;
 }

@@ -19,7 +19,7 @@ mod volume;
 pub use audit::{AuditOutcome, AuditRecord};
 pub use event::{Event, EventNumber, Fact};
 pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
-pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, UserId, VmId, VolumeId};
+pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};
 pub use image::{Image, ImageFormat, ImagePhase};
 pub use operation::{
     ActorRef, Journal, Operation, OperationError, OperationKind, OperationState, Progress, StepRecord, StepState,
@@ -27,7 +27,7 @@ pub use operation::{
 pub use page::{Page, PageRequest};
 pub use power::{PowerAction, Transition};
 pub use seen::{HostVm, Mark};
-pub use user::{OwnerRecord, SessionRecord, User};
+pub use user::{OwnerRecord, SessionRecord, Token, TokenRecord, User};
 pub use vm::{
     CreateDisk, CreateVm, Disk, DiskMode, Firmware, Iso, Nic, ObservedSpec, UpdateVm, Vm, VmPhase, VmRecord, VmSpec,
     VmState, VmStatus,

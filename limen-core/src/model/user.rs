@@ -1,9 +1,9 @@
-//! Users, owners and sessions.
+//! Users, owners, sessions and API tokens.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{OwnerId, SessionId, UserId};
+use super::{OwnerId, SessionId, TokenId, UserId, VmId};
 use crate::context::Role;
 
 /// Somebody who may log in. The password's hash is not part of it.
@@ -50,4 +50,34 @@ pub struct SessionRecord {
     /// When it ends by itself.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+}
+
+/// An API token: a user's, for a program. The secret itself is shown once, and kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The token.
+    pub id: TokenId,
+    /// Whose it is.
+    pub user: UserId,
+    /// What it is called, unique among the user's tokens: the rules of a VM's name.
+    pub name: String,
+    /// What it may do at most; never more than its user may at the time.
+    pub role: Role,
+    /// The one VM that it is for; none for all that its user sees.
+    pub vm: Option<VmId>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it ends by itself; none for never.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// An API token and what it is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// The token.
+    pub token: Token,
+    /// The SHA-256 of the secret in hexadecimal digits, unique.
+    pub hash: String,
 }

@@ -18,6 +18,9 @@ impl Limen {
             Decision::Deny if *ctx.actor() == Actor::Anonymous => {
                 Err(Error::new(ErrorKind::Unauthenticated, "A token is needed: log in first."))
             }
+            Decision::Deny if matches!(ctx.actor(), Actor::Token { .. }) => {
+                Err(Error::new(ErrorKind::Forbidden, "This API token does not allow it."))
+            }
             Decision::Deny => Err(Error::new(ErrorKind::Forbidden, "Your role does not allow this.")),
         }
     }

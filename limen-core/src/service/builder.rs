@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,6 +23,8 @@ use crate::metrics::MetricsSource;
 use crate::model::{AuditOutcome, HostId, HostRecord, OwnerId, OwnerRecord};
 use crate::secret::Secret;
 use crate::store::{Change, Expect, Retention, Row, Snapshot, Store};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A host to manage.
 #[derive(Debug, Clone)]
@@ -73,6 +76,7 @@ pub struct LimenBuilder {
     holder: Option<String>,
     timings: Option<Timings>,
     retention: Retention,
+    session: Option<Duration>,
     faults: Option<Arc<dyn FaultPlan>>,
     passive: bool,
 }
@@ -144,6 +148,13 @@ impl LimenBuilder {
         self
     }
 
+    /// How long a session lasts from its login on: 24 hours by default.
+    #[must_use]
+    pub fn session(mut self, lasts: Duration) -> Self {
+        self.session = Some(lasts);
+        self
+    }
+
     /// Faults on purpose, for tests.
     #[must_use]
     pub fn faults(mut self, faults: Arc<dyn FaultPlan>) -> Self {
@@ -183,6 +194,7 @@ impl LimenBuilder {
             clock,
             timings: self.timings.unwrap_or_default(),
             retention: self.retention,
+            session: self.session.unwrap_or(DAY),
             install,
             holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
             hosts,

@@ -7,7 +7,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash}
 use tokio::sync::Semaphore;
 
 use super::access::page_of;
-use super::{Limen, validate};
+use super::{Limen, tokens, validate};
 use crate::authz::Resource;
 use crate::context::{Action, Actor, Context, Role};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,9 +41,6 @@ pub struct UpdateUser {
     pub disabled: Option<bool>,
 }
 
-/// How long a session lasts.
-const SESSION: time::Duration = time::Duration::hours(24);
-
 /// Hashes passwords (argon2id, 19 MiB, t=2, p=1), at most as many at once as there are cores, and
 /// at most 32 waiting.
 #[derive(Debug)]
@@ -67,7 +64,8 @@ impl Hasher {
     }
 
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _admitted = self.admitted.try_acquire().map_err(|_| Error::unavailable("The password check"))?;
+        let _admitted =
+            self.admitted.try_acquire().map_err(|_| Error::overloaded("Too many passwords are being checked"))?;
         let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
         let work = move || {
             let _permit = permit;
@@ -105,7 +103,7 @@ fn refused() -> Error {
 }
 
 impl Limen {
-    /// Exchanges name and password for a session of 24 hours. The same answer, after the same
+    /// Exchanges name and password for a session, of 24 hours where the builder says nothing else. The same answer, after the same
     /// work, for an unknown name, a wrong password and a disabled user.
     ///
     /// # Errors
@@ -118,18 +116,33 @@ impl Limen {
         }
         let known = self.shared.store.password_hash(name).await?;
         let (id, hash) = known.map_or((None, None), |(id, hash)| (Some(id), Some(hash)));
-        let fits = self.shared.hasher.fits(password.clone(), hash).await?;
+        let fits = self.shared.hasher.fits(password.clone(), hash.clone()).await?;
         let user = id.and_then(|id| self.shared.inventory.user(id)).filter(|user| fits && !user.disabled);
         let user = user.ok_or_else(refused)?;
         let now = self.now();
-        let session =
-            SessionRecord { id: SessionId::generate(), user: user.id, created_at: now, expires_at: now + SESSION };
+        let session = SessionRecord {
+            id: SessionId::generate(),
+            user: user.id,
+            created_at: now,
+            expires_at: now + self.shared.session,
+        };
         let resource = format!("user:{}", user.id);
         let mut audit = self.audit_record(ctx, Action::Login, resource, AuditOutcome::Succeeded, None);
         audit.actor.label = format!("user:{}", user.name);
         audit.actor.user = Some(user.id);
         let rows = vec![Row::Session(session.clone())];
-        self.commit_detached(Change { rows, audit: vec![audit], ..Change::default() }).await?;
+        let change = Change { rows, audit: vec![audit], ..Change::default() };
+        match self.commit_detached(change).await {
+            // Disabled or deleted while the password was checked.
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(refused()),
+            other => other?,
+        };
+        // A password that was changed meanwhile ended the sessions before this one began.
+        let now = self.shared.store.password_hash(name).await?.map(|(_, hash)| hash);
+        if now.as_ref().map(Secret::expose) != hash.as_ref().map(Secret::expose) {
+            self.commit_detached(Change { rows: vec![Row::SessionGone(session.id)], ..Change::default() }).await?;
+            return Err(refused());
+        }
         Ok(((*user).clone(), session))
     }
 
@@ -144,6 +157,22 @@ impl Limen {
             return Err(ended());
         }
         Ok(Actor::User { id: user.id, name: user.name.clone(), role: user.role, owner: user.owner, session })
+    }
+
+    /// The actor as they are now: what is open for long asks this after every event, so that
+    /// whatever ends or narrows a session or token ends or narrows that too.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`](ErrorKind::Unauthenticated), as [`authenticate`](Self::authenticate).
+    pub fn reauthenticate(&self, actor: &Actor) -> Result<Actor> {
+        match actor {
+            Actor::User { session, .. } => self.authenticate(*session),
+            Actor::Token { id, .. } => {
+                let (record, user) = self.shared.inventory.token(*id).ok_or_else(tokens::ended)?;
+                self.actor_of(&record.token, &user)
+            }
+            Actor::Anonymous | Actor::Local | Actor::System(_) => Ok(actor.clone()),
+        }
     }
 
     /// Ends the actor's own session. Idempotent.
@@ -322,5 +351,53 @@ impl Limen {
         let audit = vec![self.audit_record(ctx, action, resource, AuditOutcome::Succeeded, None)];
         self.commit_detached(Change { rows, audit, ..Change::default() }).await?;
         Ok(user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_costs_what_a_known_one_does() {
+        let hasher = Hasher::new();
+        let nobody = PasswordHash::new(hasher.nobody.expose()).expect("a hash like any other");
+        let made = Argon2::default().hash_password(b"correct horse 1").expect("hashed").to_string();
+        let made = PasswordHash::new(&made).expect("a hash");
+        assert_eq!((&nobody.algorithm, nobody.version, &nobody.params), (&made.algorithm, made.version, &made.params));
+        let cost = |name| made.params.get(name).and_then(|value| value.decimal().ok());
+        assert_eq!((cost("m"), cost("t"), cost("p")), (Some(19 * 1024), Some(2), Some(1)));
+        assert_eq!(nobody.hash.map(|hash| hash.len()), made.hash.map(|hash| hash.len()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn as_many_hash_as_there_are_cores_and_only_so_many_wait() {
+        let hasher = Arc::new(Hasher::new());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Arc::new(std::sync::Mutex::new(released));
+        let running = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut admitted = Vec::new();
+        for _ in 0..cores + 32 {
+            let (hasher, released, running) = (Arc::clone(&hasher), Arc::clone(&released), Arc::clone(&running));
+            admitted.push(tokio::spawn(async move {
+                let work = move || {
+                    running.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    released.lock().expect("no panic").recv().expect("released");
+                };
+                hasher.work(work).await
+            }));
+        }
+        while hasher.admitted.available_permits() > 0 || running.load(std::sync::atomic::Ordering::SeqCst) < cores {
+            tokio::task::yield_now().await;
+        }
+        let refused = hasher.work(|| ()).await.expect_err("nobody more may wait");
+        assert_eq!((refused.kind(), refused.retry_after().is_some()), (ErrorKind::Unavailable, true));
+        assert_eq!(running.load(std::sync::atomic::Ordering::SeqCst), cores, "the others wait");
+        (0..cores + 32).for_each(|_| release.send(()).expect("somebody waits"));
+        for admitted in admitted {
+            admitted.await.expect("joined").expect("done");
+        }
+        hasher.work(|| ()).await.expect("there is room again");
     }
 }

@@ -4,6 +4,8 @@
 //! to it, so every process that has applied the same number shows the same. Reads take a read lock
 //! for as long as it takes to copy pointers; no lock is held across an await.
 
+mod people;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -18,9 +20,10 @@ use crate::error::{Error, Result};
 use crate::hypervisor::HostVm;
 use crate::model::{
     Event, EventNumber, Fact, HostId, HostRecord, Image, ImageId, ObservedSpec, Operation, OperationId, OwnerId,
-    OwnerRecord, PageRequest, SessionId, SessionRecord, User, UserId, Vm, VmId, VmPhase, VmRecord, VmState, VmStatus,
+    PageRequest, Vm, VmId, VmPhase, VmRecord, VmState, VmStatus,
 };
 use crate::store::Snapshot;
+use people::People;
 
 /// Which VMs of a list; every condition that is given must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -112,9 +115,7 @@ struct State {
     operations: BTreeMap<OperationId, Arc<Operation>>,
     images: BTreeMap<ImageId, Arc<Image>>,
     hosts: BTreeMap<HostId, Arc<HostRecord>>,
-    owners: BTreeMap<OwnerId, OwnerRecord>,
-    users: BTreeMap<UserId, Arc<User>>,
-    sessions: HashMap<SessionId, SessionRecord>,
+    people: People,
 }
 
 /// What this process knows.
@@ -139,9 +140,7 @@ impl Inventory {
         for record in snapshot.hosts {
             state.hosts.insert(record.id, Arc::new(record));
         }
-        state.owners.extend(snapshot.owners.into_iter().map(|owner| (owner.id, owner)));
-        state.users.extend(snapshot.users.into_iter().map(|user| (user.id, Arc::new(user))));
-        state.sessions.extend(snapshot.sessions.into_iter().map(|session| (session.id, session)));
+        state.people = People::new(snapshot.owners, snapshot.users, snapshot.sessions, snapshot.tokens);
         state.images.extend(snapshot.images.into_iter().map(|image| (image.id, Arc::new(image))));
         for record in snapshot.vms {
             let id = record.id;
@@ -281,26 +280,6 @@ impl Inventory {
     pub(crate) fn host_labels(&self, id: HostId) -> BTreeMap<String, String> {
         self.read().hosts.get(&id).map(|record| record.labels.clone()).unwrap_or_default()
     }
-
-    pub(crate) fn owner_named(&self, name: &str) -> Option<OwnerId> {
-        self.read().owners.values().find(|owner| owner.name == name).map(|owner| owner.id)
-    }
-
-    pub(crate) fn user(&self, id: UserId) -> Option<Arc<User>> {
-        self.read().users.get(&id).cloned()
-    }
-
-    pub(crate) fn users(&self) -> Vec<Arc<User>> {
-        self.read().users.values().cloned().collect()
-    }
-
-    /// A session and its user.
-    pub(crate) fn session(&self, id: SessionId) -> Option<(SessionRecord, Arc<User>)> {
-        let state = self.read();
-        let session = state.sessions.get(&id)?;
-        let user = state.users.get(&session.user)?;
-        Some((session.clone(), Arc::clone(user)))
-    }
 }
 
 fn range_start(after: Option<VmId>) -> std::ops::Bound<VmId> {
@@ -353,12 +332,14 @@ impl State {
             Fact::Image { image } => drop(self.images.insert(image.id, Arc::new(image))),
             Fact::ImageGone { id } => drop(self.images.remove(&id)),
             Fact::Host { record } => drop(self.hosts.insert(record.id, Arc::new(record))),
-            Fact::User { user } => drop(self.users.insert(user.id, Arc::new(user))),
-            Fact::UserGone { id } => drop(self.users.remove(&id)),
-            Fact::Owner { record } => drop(self.owners.insert(record.id, record)),
-            Fact::OwnerGone { id } => drop(self.owners.remove(&id)),
-            Fact::Session { record } => drop(self.sessions.insert(record.id, record)),
-            Fact::SessionGone { id } => drop(self.sessions.remove(&id)),
+            Fact::User { user } => self.people.user(user),
+            Fact::UserGone { id } => self.people.user_gone(id),
+            Fact::Owner { record } => self.people.owner(record),
+            Fact::OwnerGone { id } => self.people.owner_gone(id),
+            Fact::Session { record } => self.people.session(record),
+            Fact::SessionGone { id } => self.people.session_gone(id),
+            Fact::Token { record } => self.people.token(record),
+            Fact::TokenGone { id } => self.people.token_gone(id),
         }
     }
 

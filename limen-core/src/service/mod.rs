@@ -17,6 +17,7 @@ mod observer;
 pub(crate) mod operation;
 mod render;
 mod seed;
+mod tokens;
 mod validate;
 mod vms;
 
@@ -39,6 +40,7 @@ pub use images::AddImage;
 pub use inventory::VmQuery;
 pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use render::VmPage;
+pub use tokens::CreateToken;
 pub use vms::VmView;
 
 /// Every kind of operation with its steps, each with its nature (`undoable`, `forward-only`, `target`
@@ -102,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timings: Timings,
     pub(crate) retention: Retention,
+    /// How long a session lasts.
+    pub(crate) session: Duration,
     pub(crate) install: Install,
     /// Names this process in leases.
     pub(crate) holder: String,

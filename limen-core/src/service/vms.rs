@@ -237,7 +237,7 @@ impl Limen {
 
     fn owner_of(&self, ctx: &Context) -> Result<OwnerId> {
         match ctx.actor() {
-            Actor::User { owner, .. } => Ok(*owner),
+            Actor::User { owner, .. } | Actor::Token { owner, .. } => Ok(*owner),
             Actor::Anonymous => Err(Error::new(ErrorKind::Unauthenticated, "A token is needed: log in first.")),
             Actor::Local | Actor::System(_) => {
                 self.shared.inventory.owner_named(LOCAL_OWNER).ok_or_else(|| Error::not_found("owner"))

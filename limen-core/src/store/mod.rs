@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 use crate::error::Result;
 use crate::model::{
     AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal, Operation,
-    OperationId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, User, UserId, VmId, VmRecord, VolumeId,
-    VolumeRecord,
+    OperationId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, TokenId, TokenRecord, User, UserId, VmId,
+    VmRecord, VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 
@@ -167,7 +167,9 @@ pub enum Row {
     Owner(OwnerRecord),
     /// An owner goes; it must own no VM: else [`Conflict`](crate::ErrorKind::Conflict).
     OwnerGone(crate::model::OwnerId),
-    /// A user. The name is unique.
+    /// A user. The name is unique. One enabled admin stays: a change that would take the role of
+    /// admin or the flag from the last one is a [`Conflict`](crate::ErrorKind::Conflict), also
+    /// where several such changes race.
     User {
         /// The user as it shall be.
         user: Box<User>,
@@ -176,7 +178,8 @@ pub enum Row {
         /// What it must be before.
         expect: Expect,
     },
-    /// A user goes, with all sessions (each with its event).
+    /// A user goes, with all sessions and tokens (each with its event). The last enabled admin
+    /// stays: else [`Conflict`](crate::ErrorKind::Conflict).
     UserGone(UserId),
     /// A session begins. Its user must be there and not disabled: else
     /// [`Conflict`](crate::ErrorKind::Conflict).
@@ -190,6 +193,12 @@ pub enum Row {
         /// The session that stays.
         keep: Option<SessionId>,
     },
+    /// An API token, inserted. Its name is unique among its user's, its hash in the whole Store:
+    /// else [`AlreadyExists`](crate::ErrorKind::AlreadyExists). Its user must be there and not
+    /// disabled: else [`Conflict`](crate::ErrorKind::Conflict).
+    Token(Box<TokenRecord>),
+    /// An API token goes. No such row is a success.
+    TokenGone(TokenId),
 }
 
 /// How a change writes its operation.
@@ -273,6 +282,8 @@ pub struct Snapshot {
     pub users: Vec<User>,
     /// Sessions.
     pub sessions: Vec<SessionRecord>,
+    /// API tokens.
+    pub tokens: Vec<TokenRecord>,
 }
 
 /// A part of the log.
@@ -391,7 +402,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Gives a lease back, so that the next owner need not wait. No effect when it is not the caller's.
     async fn release_lease(&self, lease: &Lease) -> Result<()>;
 
-    /// Removes what is older than `retention` as of `now`, and sessions that have ended by
+    /// Removes what is older than `retention` as of `now`, and sessions and tokens that have ended by
     /// themselves (each with its event), at most a bounded number of rows a call; answers how many
     /// rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;

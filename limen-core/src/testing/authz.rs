@@ -6,19 +6,26 @@ use uuid::Uuid;
 
 use crate::authz::{Authz, Decision, Resource};
 use crate::context::{Action, Actor, Role};
-use crate::model::{OwnerId, SessionId, UserId, VmId};
+use crate::model::{OwnerId, SessionId, TokenId, UserId, VmId};
 
 const OWN: OwnerId = OwnerId(Uuid::from_u128(1));
 const OTHER: OwnerId = OwnerId(Uuid::from_u128(2));
 const ME: UserId = UserId(Uuid::from_u128(3));
 const SOMEBODY: UserId = UserId(Uuid::from_u128(4));
 const VM: VmId = VmId(Uuid::from_u128(5));
+const OTHER_VM: VmId = VmId(Uuid::from_u128(8));
 
 const ROLES: [Role; 4] = [Role::Admin, Role::Operator, Role::User, Role::Viewer];
 
 fn user(role: Role) -> Actor {
     let session = SessionId(Uuid::from_u128(6));
     Actor::User { id: ME, name: "me".to_owned(), role, owner: OWN, session }
+}
+
+/// An API token of the same user.
+fn token(role: Role, vm: Option<VmId>) -> Actor {
+    let id = TokenId(Uuid::from_u128(7));
+    Actor::Token { id, name: "ci".to_owned(), user: ME, user_name: "me".to_owned(), role, owner: OWN, vm }
 }
 
 /// What the service asks about for an action: each case by name, then the object.
@@ -30,13 +37,14 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
             ("unmanaged", Resource::Vm { id: VM, owner: None }),
         ],
         Action::GetOperation | Action::CancelOperation => vec![
-            ("own", Resource::Owned(Some(OWN))),
-            ("other's", Resource::Owned(Some(OTHER))),
-            ("nobody's", Resource::Owned(None)),
+            ("own", Resource::Operation { owner: Some(OWN), vm: Some(VM) }),
+            ("other's", Resource::Operation { owner: Some(OTHER), vm: Some(VM) }),
+            ("nobody's", Resource::Operation { owner: None, vm: None }),
         ],
         Action::GetUser | Action::UpdateUser | Action::DeleteUser => {
             vec![("oneself", Resource::User(ME)), ("another", Resource::User(SOMEBODY))]
         }
+        Action::DeleteToken => vec![("own", Resource::Token(ME)), ("other's", Resource::Token(SOMEBODY))],
         Action::ListImages
         | Action::GetImage
         | Action::AddImage
@@ -47,7 +55,9 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
     }
 }
 
-/// The whole policy as text: a line for each action and object, a column for each actor. Keep it
+/// The whole policy as text: a line for each action and object, a column for each actor: nobody,
+/// the roles, the owner of the machine, an admin's API token, and a user's that is for one VM, the
+/// one in the lines, or for another one. Keep it
 /// beside your test, and a change of the policy is a change that a reader sees.
 ///
 /// ```
@@ -58,7 +68,11 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
 /// ```
 #[must_use]
 pub fn matrix(policy: &dyn Authz) -> String {
-    let mut table = line("action", "object", ["anonymous", "admin", "operator", "user", "viewer", "local"]);
+    let mut table = line(
+        "action",
+        "object",
+        ["anonymous", "admin", "operator", "user", "viewer", "local", "token", "vm token", "other vm"],
+    );
     for action in Action::ALL {
         for (case, resource) in resources(*action) {
             let decide = |actor: &Actor| match policy.decide(actor, *action, resource) {
@@ -67,14 +81,18 @@ pub fn matrix(policy: &dyn Authz) -> String {
                 Decision::Conceal => "conceal",
             };
             let [admin, operator, user, viewer] = ROLES.map(|role| decide(&user(role)));
-            let cells = [decide(&Actor::Anonymous), admin, operator, user, viewer, decide(&Actor::Local)];
+            let [anonymous, local] = [Actor::Anonymous, Actor::Local].map(|actor| decide(&actor));
+            let token = |role, vm| decide(&self::token(role, vm));
+            let tokens = [token(Role::Admin, None), token(Role::User, Some(VM)), token(Role::User, Some(OTHER_VM))];
+            let [all, bound, elsewhere] = tokens;
+            let cells = [anonymous, admin, operator, user, viewer, local, all, bound, elsewhere];
             table += &line(action.as_str(), case, cells);
         }
     }
     table
 }
 
-fn line(action: &str, object: &str, cells: [&str; 6]) -> String {
+fn line(action: &str, object: &str, cells: [&str; 9]) -> String {
     let mut line = format!("{action:<17}{object:<11}");
     for cell in cells {
         // Writing into a string cannot fail.
@@ -89,13 +107,15 @@ fn line(action: &str, object: &str, cells: [&str; 6]) -> String {
 /// # Panics
 /// When lists and looks disagree.
 pub fn lists_and_looks_agree(policy: &dyn Authz) {
-    for actor in ROLES.map(user).into_iter().chain([Actor::Anonymous, Actor::Local]) {
+    let tokens = ROLES.iter().flat_map(|role| [None, Some(VM), Some(OTHER_VM)].map(|vm| token(*role, vm)));
+    for actor in ROLES.map(user).into_iter().chain([Actor::Anonymous, Actor::Local]).chain(tokens) {
         let scope = policy.list_scope(&actor);
         for owner in [Some(OWN), Some(OTHER)] {
             let listed = scope.contains(owner, Some(VM));
-            for (action, resource) in
-                [(Action::GetVm, Resource::Vm { id: VM, owner }), (Action::GetOperation, Resource::Owned(owner))]
-            {
+            for (action, resource) in [
+                (Action::GetVm, Resource::Vm { id: VM, owner }),
+                (Action::GetOperation, Resource::Operation { owner, vm: Some(VM) }),
+            ] {
                 let looked = policy.decide(&actor, action, resource) == Decision::Allow;
                 assert_eq!(listed, looked, "{action} of {owner:?} by {}", actor.label());
             }
@@ -108,7 +128,7 @@ pub fn lists_and_looks_agree(policy: &dyn Authz) {
 /// # Panics
 /// When an action does.
 pub fn what_is_concealed_is_concealed_from_every_action(policy: &dyn Authz) {
-    for actor in ROLES.map(user) {
+    for actor in ROLES.map(user).into_iter().chain(ROLES.map(|role| token(role, Some(OTHER_VM)))) {
         for owner in [Some(OTHER), None] {
             let resource = Resource::Vm { id: VM, owner };
             if policy.decide(&actor, Action::GetVm, resource) != Decision::Conceal {

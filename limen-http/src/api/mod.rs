@@ -6,6 +6,7 @@ mod health;
 mod hosts;
 mod images;
 mod operations;
+mod tokens;
 mod users;
 mod vms;
 
@@ -23,6 +24,8 @@ pub(crate) enum Tag {
     Auth,
     /// Users; for admins.
     Users,
+    /// API tokens, for programs.
+    Tokens,
     /// Virtual machines.
     Vms,
     /// Disk and ISO images.
@@ -39,6 +42,7 @@ type All = (
     health::Health,
     auth::Auth,
     users::Users,
+    tokens::ApiTokens,
     vms::Vms,
     images::Images,
     hosts::Hosts,
@@ -50,6 +54,7 @@ const ALL: All = (
     health::Health,
     auth::Auth,
     users::Users,
+    tokens::ApiTokens,
     vms::Vms,
     images::Images,
     hosts::Hosts,

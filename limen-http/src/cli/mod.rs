@@ -9,6 +9,7 @@ mod output;
 mod port;
 mod serve;
 mod session;
+mod token;
 mod user;
 mod vm;
 
@@ -101,6 +102,9 @@ enum Command {
     /// Users
     #[command(subcommand)]
     User(user::UserCommand),
+    /// API tokens: for programs, instead of a login
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Disk and ISO images
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -204,6 +208,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Login(args) => session::login(&door, &args).await?,
         Command::Logout => session::logout(&door).await?,
         Command::User(command) => user::run(&door, &config, command).await?,
+        Command::Token(command) => token::run(&door, &config, command).await?,
         Command::Image(command) => image::run(&door, &config, command).await?,
         Command::Vm(command) => return vm::run(&door, &config, command).await,
         Command::Op(command) => op::run(&door, &config, command).await?,

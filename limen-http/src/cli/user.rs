@@ -50,6 +50,13 @@ pub(super) enum RoleArg {
     Viewer,
 }
 
+impl RoleArg {
+    /// The role's name on every surface.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: UserCommand) -> Result {
     // Users live in the Store alone: no host has to be taken over for them.
     let door = Door::open(args, config, Intent::Read).await?;
@@ -62,7 +69,7 @@ async fn work(door: &Door, args: &DoorArgs, config: &CoreConfig, command: UserCo
     match command {
         UserCommand::Add { name, role, password_stdin } => {
             let password = new_password(&name, password_stdin)?;
-            let role = role.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            let role = role.name();
             let body = json!({"username": name, "password": password.expose(), "role": role});
             let user = door.call(Method::POST, "/api/users", Some(body)).await?;
             if args.json {

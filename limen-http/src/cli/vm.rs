@@ -179,7 +179,7 @@ fn show(vm: &Value) {
 }
 
 /// A VM by its id or name. Names are unique for an owner: an admin may see several of one name.
-async fn find(door: &Door, wanted: &str) -> Result<Value> {
+pub(super) async fn find(door: &Door, wanted: &str) -> Result<Value> {
     if wanted.parse::<Uuid>().is_ok() {
         return door.get(&format!("/api/vms/{wanted}")).await;
     }

@@ -7,6 +7,7 @@ mod enums;
 mod host;
 mod image;
 mod operation;
+mod token;
 mod user;
 mod vm;
 
@@ -18,6 +19,7 @@ use uuid::Uuid;
 pub(crate) use enums::Wire;
 pub(crate) use host::{HealthHost, HealthReport};
 pub(crate) use operation::OperationListQuery;
+pub(crate) use token::{CreateTokenBody, TokenView};
 pub(crate) use user::{ChangePassword, CreateUserBody, LoginBody, TokenAnswer, UpdateUserBody, UserView};
 pub(crate) use vm::{PowerBody, VmList, VmListQuery};
 

@@ -6,3 +6,4 @@ mod harness;
 mod json;
 mod process;
 mod routes;
+mod tokens;

@@ -31,13 +31,13 @@ fn set(command: &mut Command, home: &Path) {
 }
 
 /// A running `limen serve`; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Running {
-    fn start(home: &Path, settings: &[(&str, &str)]) -> (Self, Vec<String>) {
+    pub(crate) fn start(home: &Path, settings: &[(&str, &str)]) -> (Self, Vec<String>) {
         let mut command = server(home);
         command.args(["serve", "--bind-address", "127.0.0.1", "--port", "0"]).envs(settings.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
@@ -57,8 +57,12 @@ impl Running {
         (Self { child, url }, lines)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; the exit code and the log.
-    fn stop(mut self) -> (i32, String) {
+    pub(crate) fn stop(mut self) -> (i32, String) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
         let code = self.child.wait().expect("ends").code().expect("an exit code");
@@ -206,6 +210,16 @@ fn the_command_line_does_its_work_through_a_server() {
     let again = with_stdin(again.args(["user", "add", "alice", "--password-stdin"]), PASSWORD);
     assert_eq!(again.status.code(), Some(1));
 
+    let token = text(&["token", "add", "watcher", "--role", "viewer", "--days", "7"]);
+    let watch = |command: &[&str]| run(&[command, &["--token", token.trim_end()]].concat());
+    assert!(token.starts_with("limen_") && watch(&["vm", "list"]).status.success());
+    assert_eq!(watch(&["token", "list"]).status.code(), Some(1), "a token makes no tokens");
+    assert!(text(&["token", "list"]).contains("watcher") && !text(&["token", "list", "--json"]).contains("limen_"));
+    assert!(text(&["token", "delete", "watcher"]).contains("Deleted"));
+    assert_eq!(watch(&["vm", "list"]).status.code(), Some(1));
+    assert_eq!(run(&["token", "delete", "watcher"]).status.code(), Some(4));
+    assert_eq!(run(&["--local", "token", "add", "x"]).status.code(), Some(2));
+
     let operations: Value = serde_json::from_str(&text(&["op", "list", "--json"])).expect("JSON");
     let id = operations[0]["id"].as_str().expect("an operation");
     assert!(text(&["op", "wait", id]).contains("succeeded"));
@@ -223,7 +237,7 @@ fn the_command_line_does_its_work_through_a_server() {
     assert_eq!(run(&["vm", "list"]).status.code(), Some(2), "no token any more");
     let (code, log) = server.stop();
     assert_eq!(code, 0);
-    assert!(!log.contains(PASSWORD));
+    assert!(!log.contains(PASSWORD) && !log.contains("limen_"), "{log}");
     for line in log.lines() {
         let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event["level"].is_string(), "{line}");

@@ -196,7 +196,8 @@ impl Limen {
                 Err(error) => return Err(error),
             },
         };
-        self.authorize(ctx, Action::GetOperation, Resource::Owned(operation.owner), "operation")?;
+        let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
+        self.authorize(ctx, Action::GetOperation, resource, "operation")?;
         Ok(operation)
     }
 
@@ -235,7 +236,8 @@ impl Limen {
     /// [`Conflict`](ErrorKind::Conflict): it is finished, or can only be driven forward any more.
     pub async fn cancel_operation(&self, ctx: &Context, id: OperationId) -> Result<Operation> {
         let operation = self.get_operation(ctx, id).await?;
-        self.authorize(ctx, Action::CancelOperation, Resource::Owned(operation.owner), "operation")?;
+        let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
+        self.authorize(ctx, Action::CancelOperation, resource, "operation")?;
         let row = self.shared.store.operation(id).await?;
         if row.operation.state.is_finished() {
             return Err(Error::new(ErrorKind::Conflict, "The operation is finished.").with_operation_id(id));

@@ -14,7 +14,7 @@ use sqlx::{Row as _, SqlSafeStr};
 
 use super::failure::{Failure, Outcome};
 use crate::error::Error;
-use crate::model::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, UserId, VmId, VolumeId};
+use crate::model::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};
 use crate::store::PoolSettings;
 
 /// No statement takes longer: a database that hangs is one that cannot be reached.
@@ -56,6 +56,7 @@ arg_from! {
     OwnerId => value: Arg::from(value.0);
     VolumeId => value: Arg::from(value.0);
     SessionId => value: Arg::from(value.0);
+    TokenId => value: Arg::from(value.0);
     OperationId => value: Arg::from(value.0);
     Option<VmId> => value: Arg::Text(value.map(|id| id.to_string()));
     Option<ImageId> => value: Arg::Text(value.map(|id| id.to_string()));

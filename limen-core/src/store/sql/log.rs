@@ -152,5 +152,7 @@ fn kind(fact: &Fact) -> &'static str {
         Fact::OwnerGone { .. } => "owner_gone",
         Fact::Session { .. } => "session",
         Fact::SessionGone { .. } => "session_gone",
+        Fact::Token { .. } => "token",
+        Fact::TokenGone { .. } => "token_gone",
     }
 }

@@ -71,6 +71,13 @@ pub(super) async fn prune(tx: &mut Tx, prune: &Prune) -> Outcome<Pruned> {
         facts.push(Fact::SessionGone { id: line.id(0)? });
     }
     rows.insert("sessions".to_owned(), facts.len() as u64);
+    let sql = "DELETE FROM tokens WHERE id IN \
+               (SELECT id FROM tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING id";
+    let tokens = tx.all(sql, args![micros(prune.now), BOUND]).await?;
+    for line in &tokens {
+        facts.push(Fact::TokenGone { id: line.id(0)? });
+    }
+    rows.insert("tokens".to_owned(), tokens.len() as u64);
     rows.insert("events".to_owned(), events(tx, prune.before(prune.retention.events)).await?);
     let logged = log::append(tx, None, &facts).await?;
     Ok(Pruned { rows, last: logged.last })

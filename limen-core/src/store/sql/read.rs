@@ -23,6 +23,7 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
     let owners = tx.all("SELECT document FROM owners ORDER BY id", args![]).await?;
     let users = tx.all("SELECT document FROM users ORDER BY id", args![]).await?;
     let sessions = tx.all("SELECT document FROM sessions ORDER BY id", args![]).await?;
+    let tokens = tx.all("SELECT document FROM tokens ORDER BY id", args![]).await?;
     // Ten thousand documents take too long to parse for a thread that serves others.
     let parse = move || {
         Ok(Snapshot {
@@ -35,6 +36,7 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
             owners: records(&owners)?,
             users: records(&users)?,
             sessions: records(&sessions)?,
+            tokens: records(&tokens)?,
         })
     };
     tokio::task::spawn_blocking(parse).await.map_err(|error| Failure::Refused(Error::internal(error)))?

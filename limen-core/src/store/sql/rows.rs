@@ -6,9 +6,11 @@ use super::driver::{Tx, args};
 use super::failure::Outcome;
 use super::value::{document, micros, name};
 use super::{images, vms};
+use crate::context::Role;
 use crate::error::{Error, ErrorKind};
 use crate::model::{
-    Fact, HostId, HostRecord, HostVm, OwnerId, OwnerRecord, SessionId, SessionRecord, User, UserId, VmId,
+    Fact, HostId, HostRecord, HostVm, OwnerId, OwnerRecord, SessionId, SessionRecord, TokenId, TokenRecord, User,
+    UserId, VmId,
 };
 use crate::secret::Secret;
 use crate::store::{Expect, Row};
@@ -21,12 +23,14 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
         Row::VmGone(id) => (2, id.0, Uuid::nil()),
         Row::ImageGone(id) => (3, id.0, Uuid::nil()),
         Row::SessionGone(id) => (4, id.0, Uuid::nil()),
+        Row::TokenGone(id) => (4, id.0, Uuid::nil()),
         Row::SessionsGone { user, .. } => (5, user.0, Uuid::nil()),
         Row::UserGone(id) => (6, id.0, Uuid::nil()),
         Row::OwnerGone(id) => (7, id.0, Uuid::nil()),
         Row::Owner(record) => (8, record.id.0, Uuid::nil()),
         Row::User { user, .. } => (9, user.id.0, Uuid::nil()),
         Row::Session(record) => (10, record.id.0, Uuid::nil()),
+        Row::Token(record) => (10, record.token.id.0, Uuid::nil()),
         Row::Host { record, .. } => (11, record.id.0, Uuid::nil()),
         Row::Image { image, .. } => (12, image.id.0, Uuid::nil()),
         Row::Vm { record, .. } => (13, record.id.0, Uuid::nil()),
@@ -50,6 +54,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], facts: &mut Vec<Fact>) -> 
             Row::ImageGone(id) => images::gone(tx, *id, facts).await?,
             Row::SessionGone(id) => session_gone(tx, *id, facts).await?,
             Row::SessionsGone { user, keep } => sessions_gone(tx, *user, *keep, facts).await?,
+            Row::TokenGone(id) => token_gone(tx, *id, facts).await?,
             Row::UserGone(id) => user_gone(tx, *id, facts).await?,
             Row::OwnerGone(id) => owner_gone(tx, *id, facts).await?,
             Row::Owner(record) => facts.push(owner(tx, record).await?),
@@ -57,6 +62,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], facts: &mut Vec<Fact>) -> 
                 facts.push(self::user(tx, user, password_hash.as_ref(), *expect).await?);
             }
             Row::Session(record) => facts.push(session(tx, record).await?),
+            Row::Token(record) => facts.push(token(tx, record).await?),
             Row::Host { record, expect } => facts.push(host(tx, record, *expect).await?),
             Row::Image { image, expect } => facts.push(images::write(tx, image, *expect).await?),
             Row::Vm { .. } | Row::Status { .. } | Row::Volume(_) => {}
@@ -101,6 +107,9 @@ async fn user(tx: &mut Tx, user: &User, password_hash: Option<&Secret>, expect: 
     if let Expect::Version(version) = expect {
         user.version = version + 1;
     }
+    if expect != Expect::Absent && (user.role != Role::Admin || user.disabled) {
+        refuse_last_admin(tx, user.id).await?;
+    }
     let hash = password_hash.map(|hash| hash.expose().to_owned());
     let mut args = args![
         user.id,
@@ -134,19 +143,66 @@ async fn user(tx: &mut Tx, user: &User, password_hash: Option<&Secret>, expect: 
 }
 
 async fn user_gone(tx: &mut Tx, id: UserId, facts: &mut Vec<Fact>) -> Outcome<()> {
+    refuse_last_admin(tx, id).await?;
     sessions_gone(tx, id, None, facts).await?;
+    for line in tx.all("DELETE FROM tokens WHERE user_id = $1 RETURNING id", args![id]).await? {
+        facts.push(Fact::TokenGone { id: line.id(0)? });
+    }
     if tx.execute("DELETE FROM users WHERE id = $1", args![id]).await? > 0 {
         facts.push(Fact::UserGone { id });
     }
     Ok(())
 }
 
-async fn session(tx: &mut Tx, record: &SessionRecord) -> Outcome<Fact> {
-    // Locks the user: a login and a disabling at the same time leave no session behind.
+/// Refuses to take the last enabled admin away. Locks all of them: of two changes that each leave
+/// the other's admin, the second one waits for the first and sees what it did.
+async fn refuse_last_admin(tx: &mut Tx, id: UserId) -> Outcome<()> {
+    let sql = "UPDATE users SET disabled = disabled WHERE role = 'admin' AND disabled = 0 RETURNING id";
+    let admins = tx.all(sql, args![]).await?;
+    if let [last] = &admins[..]
+        && last.id::<UserId>(0)? == id
+    {
+        return Err(Error::new(ErrorKind::Conflict, "There must be an enabled admin; make another one first.").into());
+    }
+    Ok(())
+}
+
+/// Locks the user: a login and a disabling at the same time leave no session behind.
+async fn lock_enabled(tx: &mut Tx, user: UserId) -> Outcome<()> {
     let sql = "UPDATE users SET disabled = disabled WHERE id = $1 AND disabled = 0";
-    if tx.execute(sql, args![record.user]).await? == 0 {
+    if tx.execute(sql, args![user]).await? == 0 {
         return Err(Error::new(ErrorKind::Conflict, "The user is disabled or gone.").into());
     }
+    Ok(())
+}
+
+async fn token(tx: &mut Tx, record: &TokenRecord) -> Outcome<Fact> {
+    let token = &record.token;
+    lock_enabled(tx, token.user).await?;
+    let sql = "INSERT INTO tokens (id, user_id, name, hash, created_at, expires_at, document) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let args = args![
+        token.id,
+        token.user,
+        &token.name,
+        &record.hash,
+        micros(token.created_at),
+        token.expires_at.map(micros),
+        document(record)?,
+    ];
+    tx.execute(sql, args).await.map_err(|failure| failure.named("There is a token of this name already.", ""))?;
+    Ok(Fact::Token { record: record.clone() })
+}
+
+async fn token_gone(tx: &mut Tx, id: TokenId, facts: &mut Vec<Fact>) -> Outcome<()> {
+    if tx.execute("DELETE FROM tokens WHERE id = $1", args![id]).await? > 0 {
+        facts.push(Fact::TokenGone { id });
+    }
+    Ok(())
+}
+
+async fn session(tx: &mut Tx, record: &SessionRecord) -> Outcome<Fact> {
+    lock_enabled(tx, record.user).await?;
     let sql = "INSERT INTO sessions (id, user_id, created_at, expires_at, document) VALUES ($1, $2, $3, $4, $5)";
     let args = args![record.id, record.user, micros(record.created_at), micros(record.expires_at), document(record)?];
     tx.execute(sql, args).await.map_err(|failure| failure.named("There is such a session already.", ""))?;

@@ -15,7 +15,8 @@ use crate::hypervisor::HostVm;
 use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, Event, Firmware, HostId, HostRecord, Image, ImageFormat, ImageId, ImagePhase,
     Journal, Nic, Operation, OperationId, OperationKind, OperationState, OwnerId, OwnerRecord, Progress, SessionId,
-    SessionRecord, User, UserId, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat, VolumeId, VolumeRecord,
+    SessionRecord, Token, TokenId, TokenRecord, User, UserId, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat,
+    VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 use crate::store::{Change, Committed, Expect, OperationRow, OperationWrite, Row, Store};
@@ -233,6 +234,14 @@ pub(super) fn user(name: &str, owner: OwnerId) -> User {
 pub(super) fn session(user: UserId) -> SessionRecord {
     let created_at = now();
     SessionRecord { id: SessionId::generate(), user, created_at, expires_at: created_at + time::Duration::HOUR }
+}
+
+/// An API token of `user` that lasts an hour.
+pub(super) fn token(user: UserId, name: &str) -> TokenRecord {
+    let (id, created_at) = (TokenId::generate(), now());
+    let expires_at = Some(created_at + time::Duration::HOUR);
+    let token = Token { id, user, name: name.to_owned(), role: Role::User, vm: None, created_at, expires_at };
+    TokenRecord { token, hash: id.0.simple().to_string().repeat(2) }
 }
 
 /// An image that can be used.

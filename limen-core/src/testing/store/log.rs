@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::fixture::{Fixture, audit, ended, inserted, refused, session, updated};
+use super::fixture::{Fixture, audit, ended, inserted, refused, session, token, updated};
 use crate::error::ErrorKind;
 use crate::model::{EventNumber, Fact, OperationKind, OperationState, PageRequest, VmId, VmRecord, VmState};
 use crate::store::{Change, Retention, Row, Store};
@@ -176,7 +176,11 @@ pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     let audit = vec![audit("vm:1"), audit("vm:2")];
     fixture.store.commit(Change { audit, ..Change::default() }).await.expect("audit");
     let ending = session(fixture.user.id);
-    fixture.write(vec![Row::Session(ending.clone())]).await.expect("session");
+    let spent = token(fixture.user.id, "spent");
+    let mut lasting = token(fixture.user.id, "lasting");
+    lasting.token.expires_at = None;
+    let rows = [&spent, &lasting].map(|record| Row::Token(Box::new(record.clone())));
+    fixture.write(rows.into_iter().chain([Row::Session(ending.clone())]).collect()).await.expect("session and tokens");
     for batch in 0..3 {
         let rows = (0..500).map(|number| inserted(&fixture.vm(&format!("vm-{batch}-{number}")))).collect();
         fixture.write(rows).await.expect("commit");
@@ -189,13 +193,15 @@ pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     let last = fixture.last().await;
     let gone = fixture.store.prune(&Retention::default(), later).await.expect("prune");
     assert!(gone["events"] > 0 && gone["events"] <= 1000, "{gone:?}");
-    assert_eq!((gone["sessions"], gone["operations"], gone["audit"]), (1, 0, 0));
+    assert_eq!((gone["sessions"], gone["tokens"], gone["operations"], gone["audit"]), (1, 1, 0, 0));
     let batch = fixture.store.events_after(0, 1).await.expect("events");
     assert_eq!(batch.oldest, i64::try_from(gone["events"]).expect("few") + 1);
     assert_eq!(batch.events[0].number, batch.oldest);
-    assert_eq!(fixture.last().await, last + 1, "a session that ended by itself is an event");
+    assert_eq!(fixture.last().await, last + 2, "a session or token that ended by itself is an event");
+    assert_eq!(fixture.store.snapshot().await.expect("snapshot").tokens, [lasting]);
     let batch = fixture.store.events_after(last, 10).await.expect("events");
     assert_eq!(batch.events[0].fact, Fact::SessionGone { id: ending.id });
+    assert_eq!(batch.events[1].fact, Fact::TokenGone { id: spent.token.id });
     while fixture.store.prune(&Retention::default(), later).await.expect("prune")["events"] > 0 {}
     let batch = fixture.store.events_after(0, 10).await.expect("events");
     assert!(batch.events.is_empty());

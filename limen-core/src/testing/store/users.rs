@@ -1,8 +1,9 @@
-//! Users, owners and sessions.
+//! Users, owners, sessions and tokens.
 
 use std::sync::Arc;
 
-use super::fixture::{Fixture, inserted, refused, session, user};
+use super::fixture::{Fixture, inserted, refused, session, token, user};
+use crate::context::Role;
 use crate::error::ErrorKind;
 use crate::model::{Fact, OwnerId, OwnerRecord, SessionId, UserId};
 use crate::secret::Secret;
@@ -106,4 +107,87 @@ pub async fn a_disabled_user_gets_no_session(store: Arc<dyn Store>) {
     let rows = vec![row(&disabled, None, Expect::Version(1)), Row::SessionsGone { user: fixture.user.id, keep: None }];
     fixture.write(rows).await.expect("disabled");
     refused(fixture.write(vec![Row::Session(session(fixture.user.id))]).await, ErrorKind::Conflict);
+}
+
+/// A token's name is unique among its user's, its hash in the whole Store.
+pub async fn names_and_hashes_of_tokens_are_unique(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let first = token(fixture.user.id, "ci");
+    fixture.write(vec![Row::Token(Box::new(first.clone()))]).await.expect("a token");
+    let same_name = token(fixture.user.id, "ci");
+    refused(fixture.write(vec![Row::Token(Box::new(same_name))]).await, ErrorKind::AlreadyExists);
+    let mut same_hash = token(fixture.user.id, "other");
+    same_hash.hash.clone_from(&first.hash);
+    refused(fixture.write(vec![Row::Token(Box::new(same_hash))]).await, ErrorKind::AlreadyExists);
+    let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: "bob".to_owned() };
+    let bob = user("bob", owner.id);
+    fixture.write(vec![Row::Owner(owner), row(&bob, None, Expect::Absent)]).await.expect("another user");
+    let second = token(bob.id, "ci");
+    fixture.write(vec![Row::Token(Box::new(second.clone()))]).await.expect("the name is another user's");
+    let snapshot = fixture.store.snapshot().await.expect("snapshot");
+    assert_eq!(snapshot.tokens, [first, second.clone()]);
+    assert_eq!(fixture.events().await.last().map(|event| event.fact.clone()), Some(Fact::Token { record: second }));
+}
+
+/// A token goes alone, or with its user, each time with its event; a disabled user gets none.
+pub async fn tokens_go_alone_or_with_their_user(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let tokens = ["a", "b", "c"].map(|name| token(fixture.user.id, name));
+    let rows = tokens.iter().cloned().map(|record| Row::Token(Box::new(record))).collect();
+    fixture.write(rows).await.expect("tokens");
+    fixture.write(vec![Row::TokenGone(tokens[0].token.id)]).await.expect("one goes");
+    let last = fixture.last().await;
+    fixture.write(vec![Row::TokenGone(tokens[0].token.id)]).await.expect("no such row is a success");
+    assert_eq!(fixture.last().await, last);
+    let mut disabled = fixture.user.clone();
+    disabled.disabled = true;
+    fixture.write(vec![row(&disabled, None, Expect::Version(1))]).await.expect("disabled");
+    let late = Row::Token(Box::new(token(fixture.user.id, "late")));
+    refused(fixture.write(vec![late]).await, ErrorKind::Conflict);
+    refused(fixture.write(vec![Row::Token(Box::new(token(UserId::generate(), "orphan")))]).await, ErrorKind::Conflict);
+    assert_eq!(fixture.store.snapshot().await.expect("snapshot").tokens.len(), 2);
+    fixture.write(vec![Row::UserGone(fixture.user.id)]).await.expect("the user goes");
+    assert!(fixture.store.snapshot().await.expect("snapshot").tokens.is_empty());
+    let gone = fixture.events().await.iter().filter(|event| matches!(event.fact, Fact::TokenGone { .. })).count();
+    assert_eq!(gone, 3);
+}
+
+/// An enabled admin stays, whoever demotes, disables or removes whom at once.
+pub async fn the_last_enabled_admin_stays(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let mut admins = [user("first", fixture.owner), user("second", fixture.owner)];
+    for admin in &mut admins {
+        admin.role = Role::Admin;
+        fixture.write(vec![row(admin, None, Expect::Absent)]).await.expect("an admin");
+    }
+    for round in 0..20_i64 {
+        // Each leaves the other one, and together they leave none.
+        let mut changes = admins.clone();
+        match round % 3 {
+            0 => changes[0].role = Role::User,
+            1 => changes[0].disabled = true,
+            _ => (changes[0].role, changes[0].disabled) = (Role::Viewer, true),
+        }
+        changes[1].role = Role::Operator;
+        let version = |index: usize| Expect::Version(admins[index].version);
+        let writes = [row(&changes[0], None, version(0)), row(&changes[1], None, version(1))];
+        let [one, two] = writes.map(|row| {
+            let fixture = fixture.clone();
+            tokio::spawn(async move { fixture.write(vec![row]).await })
+        });
+        let results = [one.await.expect("joined"), two.await.expect("joined")];
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}: {results:?}");
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(_) => {
+                    admins[index].version += 2;
+                    let back = row(&admins[index], None, Expect::Version(admins[index].version - 1));
+                    fixture.write(vec![back]).await.expect("an admin again");
+                }
+                refusal => drop(refused(refusal, ErrorKind::Conflict)),
+            }
+        }
+    }
+    fixture.write(vec![Row::UserGone(admins[0].id)]).await.expect("one of two goes");
+    refused(fixture.write(vec![Row::UserGone(admins[1].id)]).await, ErrorKind::Conflict);
 }

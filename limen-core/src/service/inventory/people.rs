@@ -1,0 +1,113 @@
+//! Who there is: owners, users, and what users come with, sessions and API tokens.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::Inventory;
+use crate::model::{OwnerId, OwnerRecord, SessionId, SessionRecord, Token, TokenId, TokenRecord, User, UserId};
+
+#[derive(Debug, Default)]
+pub(super) struct People {
+    owners: BTreeMap<OwnerId, OwnerRecord>,
+    users: BTreeMap<UserId, Arc<User>>,
+    sessions: HashMap<SessionId, SessionRecord>,
+    tokens: BTreeMap<TokenId, Arc<TokenRecord>>,
+    by_hash: HashMap<String, TokenId>,
+}
+
+impl People {
+    pub(super) fn new(
+        owners: Vec<OwnerRecord>,
+        users: Vec<User>,
+        sessions: Vec<SessionRecord>,
+        tokens: Vec<TokenRecord>,
+    ) -> Self {
+        let mut people = Self::default();
+        owners.into_iter().for_each(|owner| people.owner(owner));
+        users.into_iter().for_each(|user| people.user(user));
+        sessions.into_iter().for_each(|session| people.session(session));
+        tokens.into_iter().for_each(|token| people.token(token));
+        people
+    }
+
+    pub(super) fn owner(&mut self, record: OwnerRecord) {
+        self.owners.insert(record.id, record);
+    }
+
+    pub(super) fn owner_gone(&mut self, id: OwnerId) {
+        self.owners.remove(&id);
+    }
+
+    pub(super) fn user(&mut self, user: User) {
+        self.users.insert(user.id, Arc::new(user));
+    }
+
+    pub(super) fn user_gone(&mut self, id: UserId) {
+        self.users.remove(&id);
+    }
+
+    pub(super) fn session(&mut self, record: SessionRecord) {
+        self.sessions.insert(record.id, record);
+    }
+
+    pub(super) fn session_gone(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+    }
+
+    pub(super) fn token(&mut self, record: TokenRecord) {
+        let id = record.token.id;
+        self.by_hash.insert(record.hash.clone(), id);
+        self.tokens.insert(id, Arc::new(record));
+    }
+
+    pub(super) fn token_gone(&mut self, id: TokenId) {
+        if let Some(record) = self.tokens.remove(&id) {
+            self.by_hash.remove(&record.hash);
+        }
+    }
+}
+
+impl Inventory {
+    pub(crate) fn owner_named(&self, name: &str) -> Option<OwnerId> {
+        self.read().people.owners.values().find(|owner| owner.name == name).map(|owner| owner.id)
+    }
+
+    pub(crate) fn user(&self, id: UserId) -> Option<Arc<User>> {
+        self.read().people.users.get(&id).cloned()
+    }
+
+    pub(crate) fn users(&self) -> Vec<Arc<User>> {
+        self.read().people.users.values().cloned().collect()
+    }
+
+    /// A session and its user.
+    pub(crate) fn session(&self, id: SessionId) -> Option<(SessionRecord, Arc<User>)> {
+        let state = self.read();
+        let session = state.people.sessions.get(&id)?;
+        let user = state.people.users.get(&session.user)?;
+        Some((session.clone(), Arc::clone(user)))
+    }
+
+    /// A token and its user, by the hash of the secret.
+    pub(crate) fn token_of_hash(&self, hash: &str) -> Option<(Arc<TokenRecord>, Arc<User>)> {
+        let state = self.read();
+        let record = state.people.tokens.get(state.people.by_hash.get(hash)?)?;
+        let user = state.people.users.get(&record.token.user)?;
+        Some((Arc::clone(record), Arc::clone(user)))
+    }
+
+    /// A token and its user.
+    pub(crate) fn token(&self, id: TokenId) -> Option<(Arc<TokenRecord>, Arc<User>)> {
+        let state = self.read();
+        let record = state.people.tokens.get(&id)?;
+        let user = state.people.users.get(&record.token.user)?;
+        Some((Arc::clone(record), Arc::clone(user)))
+    }
+
+    /// Every token that is `wanted`, in the order of ids.
+    pub(crate) fn tokens(&self, wanted: impl Fn(&Token) -> bool) -> Vec<Token> {
+        let state = self.read();
+        let tokens = state.people.tokens.values().map(|record| &record.token);
+        tokens.filter(|token| wanted(token)).cloned().collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! API tokens: what a user gives to a program instead of a password.
+//!
+//! A token is 256 random bits behind a prefix by which scanners recognise it. It is shown when it
+//! is made; what is kept, in the Store and in memory, is its SHA-256. So many random bits need no
+//! slow hash and no salt.
+
+use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+
+use super::access::page_of;
+use super::{Limen, validate};
+use crate::authz::{Decision, Resource};
+use crate::context::{Action, Actor, Context, Role};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hex::hex;
+use crate::model::{AuditOutcome, Page, PageRequest, Token, TokenId, TokenRecord, User, VmId};
+use crate::secret::Secret;
+use crate::store::{Change, Row};
+
+/// What every API token begins with.
+const PREFIX: &str = "limen_";
+/// How many tokens a user may have.
+const MOST: usize = 100;
+
+/// A token to make.
+#[derive(Debug, Clone)]
+pub struct CreateToken {
+    /// What it is called, unique among one's own: the rules of a VM's name.
+    pub name: String,
+    /// What it may do at most; one's own role when none is given, and never more.
+    pub role: Option<Role>,
+    /// The one VM that it is for.
+    pub vm: Option<VmId>,
+    /// When it ends by itself; none for never.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+fn digest(secret: &str) -> String {
+    hex(&Sha256::digest(secret.as_bytes()))
+}
+
+pub(super) fn ended() -> Error {
+    Error::new(ErrorKind::Unauthenticated, "The API token is not known, or has ended.")
+}
+
+impl Limen {
+    /// Whether `secret` is meant as an API token, good or not.
+    #[must_use]
+    pub fn is_token(secret: &str) -> bool {
+        secret.starts_with(PREFIX)
+    }
+
+    /// Who a token belongs to, from memory, as [`authenticate`](Self::authenticate) tells it of a
+    /// session: the actor may no more than the token's role, nor than its user may now.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`](ErrorKind::Unauthenticated): unknown, deleted, expired, or its user is
+    /// disabled or gone.
+    pub fn authenticate_token(&self, secret: &Secret) -> Result<Actor> {
+        let (record, user) = self.shared.inventory.token_of_hash(&digest(secret.expose())).ok_or_else(ended)?;
+        self.actor_of(&record.token, &user)
+    }
+
+    pub(super) fn actor_of(&self, token: &Token, user: &User) -> Result<Actor> {
+        if user.disabled || token.expires_at.is_some_and(|end| end <= self.now()) {
+            return Err(ended());
+        }
+        Ok(Actor::Token {
+            id: token.id,
+            name: token.name.clone(),
+            user: user.id,
+            user_name: user.name.clone(),
+            role: token.role.at_most(user.role),
+            owner: user.owner,
+            vm: token.vm,
+        })
+    }
+
+    /// Makes a token of the actor's own. The secret is told this once.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid): the name, an end that has passed, a role above one's own,
+    /// or a VM that is not in the actor's sight.
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists): the name. [`Conflict`](ErrorKind::Conflict):
+    /// 100 tokens are enough. [`Forbidden`](ErrorKind::Forbidden): the actor is no user in a session.
+    pub async fn create_token(&self, ctx: &Context, create: CreateToken) -> Result<(Token, Secret)> {
+        self.authorize(ctx, Action::CreateToken, Resource::Any, "API token")?;
+        let Actor::User { id: user, role: own, .. } = ctx.actor() else {
+            return Err(Error::new(ErrorKind::Forbidden, "An API token belongs to a user: log in as one."));
+        };
+        validate::name("name", &create.name)?;
+        let role = create.role.unwrap_or(*own);
+        if role.at_most(*own) != role {
+            return Err(Error::invalid("role", "A token may be at most what you are."));
+        }
+        if create.expires_at.is_some_and(|end| end <= self.now()) {
+            return Err(Error::invalid("expires_at", "expires_at has passed already."));
+        }
+        if let Some(vm) = create.vm
+            && self.get_vm(ctx, vm).await.is_err()
+        {
+            return Err(Error::invalid("vm_id", "There is no such VM."));
+        }
+        let mine = self.shared.inventory.tokens(|token| token.user == *user);
+        if mine.len() >= MOST {
+            return Err(Error::new(ErrorKind::Conflict, "You have 100 API tokens; delete one first."));
+        }
+        let bytes: [u8; 32] = rand::rng().random();
+        let secret = format!("{PREFIX}{}", hex(&bytes));
+        let token = Token {
+            id: TokenId::generate(),
+            user: *user,
+            name: create.name,
+            role,
+            vm: create.vm,
+            created_at: self.now(),
+            expires_at: create.expires_at,
+        };
+        let resource = format!("token:{}", token.id);
+        let detail = Some(format!("{} {}", token.name, token.role.as_str()));
+        let audit = vec![self.audit_record(ctx, Action::CreateToken, resource, AuditOutcome::Succeeded, detail)];
+        let rows = vec![Row::Token(Box::new(TokenRecord { token: token.clone(), hash: digest(&secret) }))];
+        self.commit_detached(Change { rows, audit, ..Change::default() }).await?;
+        Ok((token, Secret::new(secret)))
+    }
+
+    /// A page of tokens: one's own, and all for who may see all. No secret is among them.
+    pub async fn list_tokens(&self, ctx: &Context, page: PageRequest) -> Result<Page<Token>> {
+        self.authorize(ctx, Action::ListTokens, Resource::Any, "API token")?;
+        let sees = |token: &Token| {
+            let resource = Resource::Token(token.user);
+            self.shared.authz.decide(ctx.actor(), Action::ListTokens, resource) == Decision::Allow
+        };
+        let tokens = self.shared.inventory.tokens(sees);
+        Ok(page_of(tokens.into_iter().map(|token| (token.id.0, token)), page))
+    }
+
+    /// Deletes a token: it is no longer good, here at once and at every server within a second.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), also for one that is not in the actor's sight.
+    pub async fn delete_token(&self, ctx: &Context, id: TokenId) -> Result<()> {
+        self.authorize(ctx, Action::DeleteToken, Resource::Any, "API token")?;
+        let (record, _) = self.shared.inventory.token(id).ok_or_else(|| Error::not_found("API token"))?;
+        self.authorize(ctx, Action::DeleteToken, Resource::Token(record.token.user), "API token")?;
+        let resource = format!("token:{id}");
+        let detail = Some(record.token.name.clone());
+        let audit = vec![self.audit_record(ctx, Action::DeleteToken, resource, AuditOutcome::Succeeded, detail)];
+        let rows = vec![Row::TokenGone(id)];
+        self.commit_detached(Change { rows, audit, ..Change::default() }).await.map(drop)
+    }
+}
