@@ -16,6 +16,7 @@ pub(crate) async fn a_second_process_takes_over(on: Db) {
     let Rig { limen, sim, world, _postgres, .. } = rig(on).await;
     let other = world.limen(Script::new(Vec::new())).await;
     let id = create(&other, bare("one")).await;
+    limen.wait_for_event(other.event(), Duration::from_secs(10)).await.expect("it follows");
     assert_eq!(state(&limen, id).await, VmState::ShutOff);
     sim.inject(On::method(Method::ChangePower), Fault::Hangs(Some(Duration::from_millis(300))));
     let operation = other.change_power(&ctx(), id, PowerAction::Start, None).await.expect("it is recorded");
