@@ -58,6 +58,13 @@ impl App {
         Self { local: true, ..Self::new(limen, &Secret::new("")) }
     }
 
+    /// Also takes tokens that `previous` signed, for as long as they are good; signs none with it.
+    #[must_use]
+    pub fn with_previous_secret(mut self, previous: &Secret) -> Self {
+        self.tokens.also_verify(previous);
+        self
+    }
+
     pub(crate) fn with_initial_password(mut self, initial: InitialPassword) -> Self {
         self.initial_password = Some(initial);
         self

@@ -1,4 +1,5 @@
-//! Tokens: HS256 alone, and nothing in them but which session they are.
+//! Access tokens: JWTs, HS256 alone, and nothing in them but which session they are. (API tokens
+//! are no JWTs; the library knows them.)
 //!
 //! A token that verified once is remembered until it expires, so that the next request with it
 //! costs one look-up. What the session may do is asked of [`Limen::authenticate`] every time: a
@@ -16,14 +17,17 @@ use limen_core::{Error, Secret};
 use poem::http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 
+use crate::config::LONGEST_EXPIRY_HOURS;
 use crate::error::{Problem, Result};
 
 /// Who issues and who reads the tokens.
 const LIMEN: &str = "limen";
 /// How far clocks may differ, in seconds.
 const LEEWAY_SECONDS: i64 = 5;
+/// What kind of token it is: one for another use is none to log in with.
+const SESSION: &str = "session";
 /// The longest life of a token, in seconds.
-const LONGEST_LIFE: i64 = 24 * 3600;
+const LONGEST_LIFE: i64 = LONGEST_EXPIRY_HOURS as i64 * 3600;
 /// Ours have about 300 bytes.
 const LONGEST_TOKEN: usize = 2048;
 /// How many verified tokens are remembered; beyond that all are forgotten and verified anew.
@@ -45,12 +49,14 @@ struct Claims {
     exp: i64,
     iat: i64,
     jti: SessionId,
+    typ: String,
 }
 
 /// Signs and verifies.
 pub(crate) struct Tokens {
     signing: EncodingKey,
-    verifying: DecodingKey,
+    /// The current key, then the previous one where there is one.
+    verifying: Vec<DecodingKey>,
     validation: Validation,
     verified: RwLock<HashMap<Box<str>, Verified>>,
 }
@@ -71,17 +77,29 @@ impl Tokens {
         validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
         Self {
             signing: EncodingKey::from_secret(secret.expose().as_bytes()),
-            verifying: DecodingKey::from_secret(secret.expose().as_bytes()),
+            verifying: vec![DecodingKey::from_secret(secret.expose().as_bytes())],
             validation,
             verified: RwLock::default(),
         }
     }
 
+    /// Takes what `previous` signed too.
+    pub(crate) fn also_verify(&mut self, previous: &Secret) {
+        self.verifying.push(DecodingKey::from_secret(previous.expose().as_bytes()));
+    }
+
     /// The token of `session`, and how many seconds it is good for.
     pub(crate) fn issue(&self, session: &SessionRecord) -> Result<(String, i64)> {
         let (iat, exp) = (session.created_at.unix_timestamp(), session.expires_at.unix_timestamp());
-        let claims =
-            Claims { iss: LIMEN.to_owned(), aud: LIMEN.to_owned(), sub: session.user, exp, iat, jti: session.id };
+        let claims = Claims {
+            iss: LIMEN.to_owned(),
+            aud: LIMEN.to_owned(),
+            sub: session.user,
+            exp,
+            iat,
+            jti: session.id,
+            typ: SESSION.to_owned(),
+        };
         let token =
             jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing).map_err(Error::internal)?;
         Ok((token, exp - iat))
@@ -91,7 +109,7 @@ impl Tokens {
     pub(crate) fn verify(&self, token: &str) -> Result<(SessionId, UserId)> {
         let known = self.verified.read().unwrap_or_else(PoisonError::into_inner).get(token).copied();
         if let Some(known) = known {
-            return if known.expires_at + LEEWAY_SECONDS > now() {
+            return if known.expires_at.saturating_add(LEEWAY_SECONDS) > now() {
                 Ok((known.session, known.user))
             } else {
                 Err(refused())
@@ -110,12 +128,15 @@ impl Tokens {
         if token.len() > LONGEST_TOKEN {
             return Err(refused());
         }
-        let data = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation).map_err(|_| refused())?;
+        let decode = |key| jsonwebtoken::decode::<Claims>(token, key, &self.validation).ok();
+        let data = self.verifying.iter().find_map(decode).ok_or_else(refused)?;
         if data.header != Header::new(Algorithm::HS256) {
             return Err(refused());
         }
-        let Claims { exp, iat, sub, jti, .. } = data.claims;
-        if exp - iat > LONGEST_LIFE || iat > now() + LEEWAY_SECONDS {
+        let Claims { exp, iat, sub, jti, typ, .. } = data.claims;
+        // Numbers that no clock shows must not overflow.
+        let life = exp.checked_sub(iat).unwrap_or(i64::MAX);
+        if typ != SESSION || life > LONGEST_LIFE || iat > now() + LEEWAY_SECONDS {
             return Err(refused());
         }
         Ok(Verified { session: jti, user: sub, expires_at: exp })
@@ -158,7 +179,7 @@ mod tests {
     fn claims() -> Value {
         json!({
             "iss": "limen", "aud": "limen", "sub": UserId::generate(), "jti": SessionId::generate(),
-            "iat": now(), "exp": now() + 3600,
+            "iat": now(), "exp": now() + 3600, "typ": "session",
         })
     }
 
@@ -184,13 +205,18 @@ mod tests {
     #[test]
     fn claims_that_are_missing_wrong_or_too_many_are_refused() {
         type Spoil = fn(&mut Value);
-        let spoils: [(&str, Spoil); 19] = [
+        let spoils: [(&str, Spoil); 24] = [
             ("no iss", |c| drop(c.as_object_mut().expect("map").remove("iss"))),
             ("no aud", |c| drop(c.as_object_mut().expect("map").remove("aud"))),
             ("no sub", |c| drop(c.as_object_mut().expect("map").remove("sub"))),
             ("no exp", |c| drop(c.as_object_mut().expect("map").remove("exp"))),
             ("no iat", |c| drop(c.as_object_mut().expect("map").remove("iat"))),
             ("no jti", |c| drop(c.as_object_mut().expect("map").remove("jti"))),
+            ("no typ", |c| drop(c.as_object_mut().expect("map").remove("typ"))),
+            ("other typ", |c| c["typ"] = json!("ticket")),
+            ("iat of the far past", |c| c["iat"] = json!(i64::MIN)),
+            ("exp of the far future", |c| c["exp"] = json!(i64::MAX)),
+            ("iat text", |c| c["iat"] = json!("0")),
             ("other iss", |c| c["iss"] = json!("other")),
             ("other aud", |c| c["aud"] = json!("other")),
             ("aud list", |c| c["aud"] = json!(["limen", "other"])),
@@ -199,7 +225,7 @@ mod tests {
             ("exp negative", |c| c["exp"] = json!(-1)),
             ("exp passed", |c| c["exp"] = json!(now() - 10)),
             ("exp null", |c| c["exp"] = Value::Null),
-            ("too long a life", |c| c["exp"] = json!(now() + 25 * 3600)),
+            ("too long a life", |c| c["exp"] = json!(now() + 721 * 3600)),
             ("iat ahead", |c| c["iat"] = json!(now() + 60)),
             ("nbf", |c| c["nbf"] = json!("soon")),
             ("sub no uuid", |c| c["sub"] = json!("admin")),
@@ -245,6 +271,31 @@ mod tests {
         }
         let other = Tokens::new(&Secret::new("another-0123456789abcdefghijklmnop"));
         assert!(other.verify(&good).is_err());
+    }
+
+    #[test]
+    fn what_the_previous_secret_signed_is_good_and_it_signs_no_more() {
+        let previous = "another-0123456789abcdefghijklmnop";
+        let old = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &claims(),
+            &EncodingKey::from_secret(previous.as_bytes()),
+        );
+        let old = old.expect("signs");
+        assert!(tokens().verify(&old).is_err());
+        let mut rotated = tokens();
+        rotated.also_verify(&Secret::new(previous));
+        assert!(rotated.verify(&old).is_ok());
+        let now = limen_core::Clock::now(&limen_core::SystemClock);
+        let session = SessionRecord {
+            id: SessionId::generate(),
+            user: UserId::generate(),
+            created_at: now,
+            expires_at: now + time::Duration::HOUR,
+        };
+        let (new, lasts) = rotated.issue(&session).expect("signs");
+        assert_eq!((tokens().verify(&new).ok(), lasts), (Some((session.id, session.user)), 3600));
+        assert!(Tokens::new(&Secret::new(previous)).verify(&new).is_err(), "the new one signs");
     }
 
     #[test]

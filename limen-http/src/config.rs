@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use limen_core::Secret;
@@ -156,6 +157,12 @@ pub(crate) struct HttpArgs {
     /// and kept in the data directory with SQLite; PostgreSQL needs one]
     #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
+    /// The JWT_SECRET until now: tokens that it signed stay good until they expire
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", value_name = "SECRET", hide_env_values = true)]
+    jwt_secret_previous: Option<String>,
+    /// How many hours a login lasts, 1 to 720 [default: 24]
+    #[arg(long, env = "TOKEN_EXPIRY_HOURS", value_name = "HOURS", hide_env_values = true)]
+    token_expiry_hours: Option<String>,
     /// Name of the first user, at the first start only [default: admin]
     #[arg(long, env = "ADMIN_USER", value_name = "NAME", hide_env_values = true)]
     admin_user: Option<String>,
@@ -230,6 +237,8 @@ pub(crate) struct CoreConfig {
 pub(crate) struct HttpConfig {
     pub(crate) bind: SocketAddr,
     pub(crate) jwt_secret: Option<Secret>,
+    pub(crate) jwt_secret_previous: Option<Secret>,
+    pub(crate) token_expiry: Duration,
     pub(crate) admin_user: String,
     pub(crate) admin_password: Option<Secret>,
 }
@@ -352,16 +361,45 @@ impl HttpArgs {
             None => 18443,
             Some(text) => number("PORT", text, 0)?,
         };
-        let jwt_secret = given("JWT_SECRET", self.jwt_secret.as_ref())?.map(judge_jwt_secret).transpose()?;
+        let secret = |name, value| given(name, value)?.map(|text| judge_jwt_secret(name, text)).transpose();
+        let jwt_secret = secret("JWT_SECRET", self.jwt_secret.as_ref())?;
+        let jwt_secret_previous = secret("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref())?;
+        if let (Some(now), Some(before)) = (&jwt_secret, &jwt_secret_previous)
+            && now.expose() == before.expose()
+        {
+            return refuse("JWT_SECRET_PREVIOUS is JWT_SECRET itself; it must be the one before, or be removed.");
+        }
+        let hours = match given("TOKEN_EXPIRY_HOURS", self.token_expiry_hours.as_ref())? {
+            None => 24,
+            Some(text) => match text.parse() {
+                Ok(hours @ 1..=LONGEST_EXPIRY_HOURS) => hours,
+                _ => {
+                    return refuse(format!(
+                        "TOKEN_EXPIRY_HOURS must be a number from 1 to {LONGEST_EXPIRY_HOURS}, not {text:?}."
+                    ));
+                }
+            },
+        };
+        let token_expiry = Duration::from_secs(u64::from(hours) * 3600);
         let admin_user = given("ADMIN_USER", self.admin_user.as_ref())?.unwrap_or("admin").to_owned();
         let admin_password = given("ADMIN_PASSWORD", self.admin_password.as_ref())?.map(Secret::new);
-        Ok(HttpConfig { bind: SocketAddr::new(address, port), jwt_secret, admin_user, admin_password })
+        Ok(HttpConfig {
+            bind: SocketAddr::new(address, port),
+            jwt_secret,
+            jwt_secret_previous,
+            token_expiry,
+            admin_user,
+            admin_password,
+        })
     }
 }
 
-/// At least 32 bytes, and none that stands in some example.
-pub(crate) fn judge_jwt_secret(text: &str) -> Result<Secret> {
-    const PLACEHOLDERS: [&str; 10] = [
+/// The longest that a login may last.
+pub(crate) const LONGEST_EXPIRY_HOURS: u32 = 720;
+
+/// At least 32 bytes, and none that stands in some example. `name` is the variable's.
+pub(crate) fn judge_jwt_secret(name: &str, text: &str) -> Result<Secret> {
+    const PLACEHOLDERS: [&str; 18] = [
         "changeme",
         "yoursecret",
         "yourjwt",
@@ -372,18 +410,26 @@ pub(crate) fn judge_jwt_secret(text: &str) -> Result<Secret> {
         "mysecret",
         "example",
         "password",
+        "jwtsecret",
+        "keepitsecret",
+        "donotuse",
+        "insecure",
+        "abcdefghijklmnop",
+        "0123456789012345",
+        "1234567890123456",
+        "0123456789abcdef0123456789abcdef",
     ];
     if text.len() < 32 {
-        return refuse("JWT_SECRET must have at least 32 bytes; `openssl rand -hex 32` makes one.");
+        return refuse(format!("{name} must have at least 32 bytes; `openssl rand -hex 32` makes one."));
     }
     let plain: String = text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     let mut bytes = text.as_bytes().to_vec();
     bytes.sort_unstable();
     bytes.dedup();
     if bytes.len() < 8 || PLACEHOLDERS.iter().any(|word| plain.contains(word)) {
-        return refuse(
-            "JWT_SECRET is a placeholder that anybody could guess; `openssl rand -hex 32` makes a good one.",
-        );
+        return refuse(format!(
+            "{name} is a placeholder that anybody could guess; `openssl rand -hex 32` makes a good one."
+        ));
     }
     Ok(Secret::new(text))
 }
@@ -434,99 +480,4 @@ fn percent_encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Set = fn(&mut CoreArgs, &str);
-
-    #[test]
-    fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
-        let cases: [(&str, Set, &str); 22] = [
-            ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu"),
-            ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "QEMU:///system"),
-            ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu:///sys\ntem"),
-            ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), ""),
-            ("LIBVIRT_URI", |a, v| a.libvirt_uri = Some(v.into()), "://"),
-            ("VIRT_TYPE", |a, v| a.virt_type = Some(v.into()), "xen"),
-            ("DATABASE_URL", |a, v| a.database_url = Some(v.into()), "mysql://x/y"),
-            ("DATABASE_URL", |a, v| a.database_url = Some(v.into()), "postgres:x"),
-            ("DATABASE_URL", |a, v| a.database_url = Some(v.into()), "sqlite://"),
-            ("DATABASE_URL", |a, v| a.database_url = Some(v.into()), ""),
-            ("DB_HOST", |a, v| a.db_host = Some(v.into()), "a b"),
-            ("DB_PORT", |a, v| a.db_port = Some(v.into()), "0"),
-            ("DB_PORT", |a, v| a.db_port = Some(v.into()), "65536"),
-            ("DB_USER", |a, v| a.db_user = Some(v.into()), ""),
-            ("DB_PASSWORD", |a, v| a.db_password = Some(v.into()), ""),
-            ("DB_NAME", |a, v| a.db_name = Some(v.into()), ""),
-            ("LIMEN_DATA_DIR", |a, v| a.data_dir = Some(v.into()), "relative"),
-            ("LIMEN_VMS_DIR", |a, v| a.vms_dir = Some(v.into()), "./vms"),
-            ("LIMEN_IMAGES_DIR", |a, v| a.images_dir = Some(v.into()), ""),
-            ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "INFO "),
-            ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "verbose"),
-            ("LOG_FORMAT", |a, v| a.log_format = Some(v.into()), "xml"),
-        ];
-        for (name, set, value) in cases {
-            let mut args = CoreArgs::default();
-            set(&mut args, value);
-            let sentence = args.judge().expect_err(name).to_string();
-            assert!(sentence.starts_with(name) && sentence.ends_with('.'), "{name}={value:?}: {sentence}");
-        }
-    }
-
-    #[test]
-    fn a_bad_server_value_is_refused_too() {
-        type Set = fn(&mut HttpArgs, &str);
-        let zeros = "0".repeat(64);
-        let cases: [(&str, Set, &str); 10] = [
-            ("BIND_ADDRESS", |a, v| a.bind_address = Some(v.into()), "localhost"),
-            ("PORT", |a, v| a.port = Some(v.into()), "-1"),
-            ("PORT", |a, v| a.port = Some(v.into()), "80 "),
-            ("PORT", |a, v| a.port = Some(v.into()), "99999"),
-            ("JWT_SECRET", |a, v| a.jwt_secret = Some(v.into()), "short"),
-            ("JWT_SECRET", |a, v| a.jwt_secret = Some(v.into()), &zeros),
-            ("JWT_SECRET", |a, v| a.jwt_secret = Some(v.into()), "Change-Me-Please-0123456789-abcdef"),
-            ("JWT_SECRET", |a, v| a.jwt_secret = Some(v.into()), "your-secret-key-here-at-least-32-bytes"),
-            ("ADMIN_USER", |a, v| a.admin_user = Some(v.into()), ""),
-            ("ADMIN_PASSWORD", |a, v| a.admin_password = Some(v.into()), ""),
-        ];
-        for (name, set, value) in cases {
-            let mut args = HttpArgs::default();
-            set(&mut args, value);
-            let sentence = args.judge().expect_err(name).to_string();
-            assert!(sentence.starts_with(name), "{name}: {sentence}");
-            assert!(value.len() < 20 || !sentence.contains(value), "{name} must not be repeated: {sentence}");
-        }
-        assert!(judge_jwt_secret("d41d8cd98f00b204e9800998ecf8427e").is_ok());
-    }
-
-    #[test]
-    fn without_any_value_the_embedded_defaults_hold() {
-        let core = CoreArgs::default().judge().expect("defaults");
-        assert_eq!(core.hypervisor, HypervisorChoice::Libvirt("qemu:///system".to_owned()));
-        assert!(matches!(core.store, StoreChoice::Sqlite(path) if path == "/var/lib/limen/limen.db"));
-        assert_eq!(core.vms_dir, PathBuf::from("/var/lib/limen/vms"));
-        let http = HttpArgs::default().judge().expect("defaults");
-        assert_eq!(http.bind.to_string(), "0.0.0.0:18443");
-    }
-
-    #[test]
-    fn the_parts_of_a_database_make_a_url_whatever_is_in_the_password() {
-        let args = CoreArgs {
-            db_host: Some("db.example".into()),
-            db_password: Some("p@ss/w:rd%".into()),
-            ..CoreArgs::default()
-        };
-        let StoreChoice::Postgres(url) = args.judge().expect("valid").store else { panic!("not PostgreSQL") };
-        assert_eq!(url.expose(), "postgres://postgres:p%40ss%2Fw%3Ard%25@db.example:5432/limen");
-    }
-
-    #[test]
-    fn two_hypervisors_are_one_too_many() {
-        let args = CoreArgs {
-            hypervisor_uri: Some("sim:///".into()),
-            libvirt_uri: Some("qemu:///system".into()),
-            ..CoreArgs::default()
-        };
-        assert!(args.judge().is_err());
-    }
-}
+mod tests;

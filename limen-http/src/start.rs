@@ -150,7 +150,7 @@ pub(crate) fn jwt_secret(core: &CoreConfig, http: &HttpConfig) -> Result<Secret>
         _ => {}
     }
     let kept = fs::read_to_string(&file).map_err(unusable)?;
-    judge_jwt_secret(kept.trim_end()).map_err(|error| {
+    judge_jwt_secret("JWT_SECRET", kept.trim_end()).map_err(|error| {
         Error::new(ErrorKind::Invalid, format!("LIMEN_DATA_DIR: {JWT_SECRET} in it is not good: {error}"))
     })
 }

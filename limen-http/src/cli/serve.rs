@@ -31,7 +31,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
 
     let store = start::open_store(core).await?;
     let first = start::first_admin(core, http, &*store).await?;
-    let mut builder = start::builder(core, store).await?;
+    let mut builder = start::builder(core, store).await?.session(http.token_expiry);
     let lock = start::lock_data_dir(core);
     if let Some(lock) = &lock {
         builder = builder.holder(&lock.holder);
@@ -41,7 +41,10 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     }
     let limen = builder.build().await.map_err(start::name_admin)?;
     let initial = start::initial_password(core, &http.admin_user);
-    let app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
+    let mut app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
+    if let Some(previous) = &http.jwt_secret_previous {
+        app = app.with_previous_secret(previous);
+    }
     let endpoint = app::endpoint(Arc::new(app))?;
 
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,9 +1,11 @@
 //! The server as its clients see it, on the simulator.
 
+mod abuse;
 mod document;
 mod errors;
 mod harness;
 mod json;
+mod jwt;
 mod process;
 mod routes;
 mod tokens;
