@@ -278,7 +278,6 @@ fn campaign_logins_at_once_delay_nobody_else() {
         assert!(is_full || answer.starts_with("HTTP/1.1 401 "), "{answer}");
     }
     assert!(refused > 0 && refused < LOGINS, "{refused}");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let grown = memory_mib(server.pid(), "VmHWM:").saturating_sub(resident);
     let (asked, busy, worst) = (meanwhile.len(), median(&meanwhile), quantile(&meanwhile, 99));
     eprintln!(
@@ -287,7 +286,8 @@ fn campaign_logins_at_once_delay_nobody_else() {
     );
     // Without a bound hundreds would hash at once, and everything waited for its turn among them.
     assert!(busy <= one * 4 + Duration::from_millis(100), "health took {busy:?}, one login {one:?}");
-    assert!(grown <= 19 * cores + 100, "{grown} MiB");
+    // 500 at once would take 9.5 GiB. What threads have freed, the allocator keeps for a while.
+    assert!(grown <= 1024, "{grown} MiB");
 
     // A password of 10 MB is refused by its length, before a byte of it is read.
     let head = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
