@@ -126,6 +126,7 @@ behaviours! {
     users_see_their_own
     the_last_admin_stays
     sessions_end_at_once
+    whoever_is_gone_changes_nothing_any_more
     a_token_may_what_it_says_and_its_user_may
     a_token_for_one_vm_sees_that_vm
     whatever_ends_a_token_ends_it_at_once_everywhere

@@ -125,3 +125,38 @@ pub(crate) async fn sessions_end_at_once(on: Db) {
     let wrong = log_in(&limen, "admin", "a new password").await.expect_err("wrong");
     assert_eq!(unknown.to_string(), wrong.to_string());
 }
+
+pub(crate) async fn whoever_is_gone_changes_nothing_any_more(on: Db) {
+    let (limen, _sim, _postgres) = with_users(on).await;
+    let admin = log_in(&limen, "admin", "correct horse 1").await.expect("a login");
+    let second = add_user(&limen, &admin, "second", Role::Admin).await;
+    // They wait for their turn to hash a password while their admin goes.
+    let mut creates = tokio::task::JoinSet::new();
+    for turn in 0..12 {
+        let (limen, second) = (limen.clone(), second.clone());
+        creates.spawn(async move {
+            let name = format!("late-{turn}");
+            let user =
+                CreateUser { name, password: Secret::new("a long password"), role: Role::Admin, disabled: false };
+            limen.create_user(&second, user).await.is_ok()
+        });
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    limen.delete_user(&admin, second.actor().user_id().expect("a user")).await.expect("deleted");
+    let count = || async { limen.list_users(&admin, PageRequest::default()).await.expect("users").items.len() };
+    let made = count().await;
+    let answered = creates.join_all().await.into_iter().filter(|made| *made).count();
+    assert_eq!((count().await, answered + 1), (made, made), "made by nobody");
+
+    // A password that was reset is not set back by who only knows the old one.
+    let ann = add_user(&limen, &admin, "ann", Role::User).await;
+    let id = ann.actor().user_id().expect("a user");
+    let (new, old) = (Secret::new("set by the admin"), Secret::new("a long password"));
+    let reset = UpdateUser { password: Some(new), ..UpdateUser::default() };
+    let theirs = Secret::new("set by the thief");
+    let late = limen.change_password(&ann, &old, &theirs);
+    let (reset, late) = tokio::join!(limen.update_user(&admin, id, reset), late);
+    assert!(!(reset.is_ok() && late.is_ok()), "both were told that theirs is the password");
+    assert_eq!(log_in(&limen, "ann", "set by the thief").await.is_ok(), late.is_ok());
+    assert_eq!(log_in(&limen, "ann", "set by the admin").await.is_ok(), reset.is_ok());
+}

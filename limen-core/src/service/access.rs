@@ -12,13 +12,22 @@ use crate::model::{ActorRef, AuditOutcome, AuditRecord, Page, PageRequest};
 impl Limen {
     /// Refuses what the policy refuses; `noun` names the object for "there is no such".
     pub(super) fn authorize(&self, ctx: &Context, action: Action, resource: Resource, noun: &str) -> Result<()> {
-        match self.shared.authz.decide(ctx.actor(), action, resource) {
+        self.ask(ctx.actor(), action, resource, noun)
+    }
+
+    /// The same once more, of the actor as they are now: for what took long since it was asked.
+    pub(super) fn authorize_again(&self, ctx: &Context, action: Action, resource: Resource, noun: &str) -> Result<()> {
+        self.ask(&self.reauthenticate(ctx.actor())?, action, resource, noun)
+    }
+
+    fn ask(&self, actor: &Actor, action: Action, resource: Resource, noun: &str) -> Result<()> {
+        match self.shared.authz.decide(actor, action, resource) {
             Decision::Allow => Ok(()),
             Decision::Conceal => Err(Error::not_found(noun)),
-            Decision::Deny if *ctx.actor() == Actor::Anonymous => {
+            Decision::Deny if *actor == Actor::Anonymous => {
                 Err(Error::new(ErrorKind::Unauthenticated, "A token is needed: log in first."))
             }
-            Decision::Deny if matches!(ctx.actor(), Actor::Token { .. }) => {
+            Decision::Deny if matches!(actor, Actor::Token { .. }) => {
                 Err(Error::new(ErrorKind::Forbidden, "This API token does not allow it."))
             }
             Decision::Deny => Err(Error::new(ErrorKind::Forbidden, "Your role does not allow this.")),

@@ -301,7 +301,7 @@ impl Limen {
             disabled: false,
         };
         let audit = self.audit_record(&ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
-        match self.insert_user(user, audit).await {
+        match self.insert_user(user, audit, || Ok(())).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             other => other.map(drop),
         }

@@ -202,12 +202,14 @@ impl Limen {
         self.authorize(ctx, Action::ChangePassword, Resource::Any, "user")?;
         let Actor::User { id, name, session, .. } = ctx.actor() else { return Err(Error::not_found("user")) };
         check_password("new_password", new)?;
+        // Before its hash: a reset in the meantime makes this version an old one.
+        let user = self.shared.inventory.user(*id).ok_or_else(|| Error::not_found("user"))?;
         let hash = self.shared.store.password_hash(name).await?.map(|(_, hash)| hash);
         if !self.shared.hasher.fits(current.clone(), hash).await? {
             return Err(Error::invalid("current_password", "The current password is wrong."));
         }
-        let user = self.shared.inventory.user(*id).ok_or_else(|| Error::not_found("user"))?;
         let password = Some(self.shared.hasher.hash(new.clone()).await?);
+        self.authorize_again(ctx, Action::ChangePassword, Resource::Any, "user")?;
         self.write_user(ctx, Action::ChangePassword, &user, |_| {}, password, Some(Some(*session))).await.map(drop)
     }
 
@@ -232,10 +234,16 @@ impl Limen {
     pub async fn create_user(&self, ctx: &Context, create: CreateUser) -> Result<User> {
         self.authorize(ctx, Action::CreateUser, Resource::Any, "user")?;
         let audit = self.audit_record(ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
-        self.insert_user(create, audit).await
+        let may_still = || self.authorize_again(ctx, Action::CreateUser, Resource::Any, "user");
+        self.insert_user(create, audit, may_still).await
     }
 
-    pub(super) async fn insert_user(&self, create: CreateUser, mut audit: AuditRecord) -> Result<User> {
+    pub(super) async fn insert_user(
+        &self,
+        create: CreateUser,
+        mut audit: AuditRecord,
+        may_still: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<User> {
         validate::name("username", &create.name)?;
         check_password("password", &create.password)?;
         let taken = || Error::new(ErrorKind::AlreadyExists, "There is a user of this name already.");
@@ -255,6 +263,7 @@ impl Limen {
         audit.resource = format!("user:{}", user.id);
         audit.detail = Some(user.role.as_str().to_owned());
         let password_hash = Some(self.shared.hasher.hash(create.password).await?);
+        may_still()?;
         let rows =
             vec![Row::Owner(owner), Row::User { user: Box::new(user.clone()), password_hash, expect: Expect::Absent }];
         match self.commit_detached(Change { rows, audit: vec![audit], ..Change::default() }).await {
@@ -284,7 +293,9 @@ impl Limen {
             None => None,
             Some(password) => {
                 check_password("password", &password)?;
-                Some(self.shared.hasher.hash(password).await?)
+                let hash = self.shared.hasher.hash(password).await?;
+                self.authorize_again(ctx, Action::UpdateUser, Resource::User(id), "user")?;
+                Some(hash)
             }
         };
         let end_sessions = (password.is_some() || disabled).then_some(None);
