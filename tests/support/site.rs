@@ -14,6 +14,9 @@ use crate::postgres::{PrivatePostgres, psql};
 use crate::process;
 use crate::server::{Options, Server};
 
+/// Random enough for a server that refuses placeholders.
+const JWT_SECRET: &str = "2ede4e2518e913967aa82a79478b1c43b67163b9b818f64e67069c689f5df1cb";
+
 /// How long `Prefer: wait` waits for an operation.
 const WAIT: u32 = 50;
 
@@ -79,7 +82,7 @@ impl Site {
         });
         let mut options = options.env("HYPERVISOR_URI", libvirt.uri()).env("VIRT_TYPE", "qemu");
         if let Some((_, url)) = &postgres {
-            options = options.env("DATABASE_URL", url).env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+            options = options.env("DATABASE_URL", url).env("JWT_SECRET", JWT_SECRET);
         }
         let server = options.start();
         Self { server, libvirt, postgres, volumes }
