@@ -51,13 +51,14 @@ fn the_rig_leaves_no_mark() {
     std::net::TcpListener::bind(("127.0.0.1", port)).expect("PostgreSQL's port is free again");
 }
 
-/// `make run` on a terminal of its own. `LIMEN_BIN` stands in for building.
+/// `make run` on a terminal of its own, where Ctrl-C works also when the tests run in the background.
+/// `LIMEN_BIN` stands in for building.
 fn make_run(machine: &Machine, port: u16) -> Console {
     let keep = |name: &str| std::env::var(name).map_or_else(|_| String::new(), |value| format!("{name}='{value}' "));
     let kept: String =
         ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "LIMEN_BIN"].map(keep).concat();
     Console::new(&format!(
-        "{} env -i TERM=dumb {kept} LIMEN_CACHE_DIR='{}' LIMEN_DATA_DIR='{}' PORT={port} make --no-print-directory -C '{}' run",
+        "{} env --default-signal -i TERM=dumb {kept} LIMEN_CACHE_DIR='{}' LIMEN_DATA_DIR='{}' PORT={port} make --no-print-directory -C '{}' run",
         machine.enter().join(" "),
         limen_support::cache_dir().display(),
         machine.dir().join("data").display(),
@@ -81,7 +82,7 @@ fn make_run_by_builder(machine: &Machine, port: u16, sudo: bool) -> Console {
     let make = format!("make --no-print-directory -C {home}/limen run");
     let line = if sudo { format!("sudo {settings} {make}") } else { format!("env {settings} {make}") };
     Console::new(&format!(
-        "{} runuser -u limen-builder -- env -i TERM=dumb HOME={home} 'PATH={path}' {line}",
+        "{} runuser -u limen-builder -- env --default-signal -i TERM=dumb HOME={home} 'PATH={path}' {line}",
         machine.enter().join(" "),
     ))
 }
