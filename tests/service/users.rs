@@ -146,7 +146,11 @@ pub(crate) async fn whoever_is_gone_changes_nothing_any_more(on: Db) {
     let count = || async { limen.list_users(&admin, PageRequest::default()).await.expect("users").items.len() };
     let made = count().await;
     let answered = creates.join_all().await.into_iter().filter(|made| *made).count();
-    assert_eq!((count().await, answered + 1), (made, made), "made by nobody");
+    let all = count().await;
+    assert_eq!(answered + 1, all);
+    // As many as hash at once were past their turn already.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(all - made <= cores, "{} users were made by nobody", all - made);
 
     // A password that was reset is not set back by who only knows the old one.
     let ann = add_user(&limen, &admin, "ann", Role::User).await;

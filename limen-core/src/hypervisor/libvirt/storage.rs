@@ -283,12 +283,20 @@ pub(super) async fn write(
     let mut left = length;
     while left > 0 {
         let mut buffer = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
-        let got = source.read(&mut buffer).await.map_err(|error| {
-            Error::invalid("source", "The bytes could not be read to their end.").with_source(error)
-        })?;
-        if got == 0 {
-            return Err(Error::invalid("source", "The bytes end before the length that was told."));
-        }
+        let got = match source.read(&mut buffer).await {
+            Ok(got) if got > 0 => got,
+            read => {
+                // Until the upload is aborted it may still write what came before: a next one waits.
+                drop(chunks);
+                tokio::time::timeout(deadline, end).await.ok();
+                return Err(match read {
+                    Ok(_) => Error::invalid("source", "The bytes end before the length that was told."),
+                    Err(error) => {
+                        Error::invalid("source", "The bytes could not be read to their end.").with_source(error)
+                    }
+                });
+            }
+        };
         buffer.truncate(got);
         left -= got as u64;
         match tokio::time::timeout(deadline, chunks.send(Chunk::Bytes(buffer))).await {
