@@ -130,7 +130,6 @@ impl Authz for DenyAll {
 /// | power, console, cancel | all | all | own | |
 /// | create VMs | yes | yes | yes | |
 /// | change and delete VMs | all | own | own | |
-///
 /// | one's own API tokens | yes | yes | yes | yes |
 /// | others' API tokens | list, delete | | | |
 ///

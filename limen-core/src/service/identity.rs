@@ -286,9 +286,6 @@ impl Limen {
         if ctx.actor().user_id() == Some(id) && (role, disabled) != (user.role, user.disabled) {
             return Err(Error::new(ErrorKind::Conflict, "Nobody changes their own role or disables themselves."));
         }
-        if role != Role::Admin || disabled {
-            self.refuse_last_admin(&user)?;
-        }
         let password = match update.password {
             None => None,
             Some(password) => {
@@ -316,7 +313,6 @@ impl Limen {
         if ctx.actor().user_id() == Some(id) {
             return Err(Error::new(ErrorKind::Conflict, "Nobody deletes themselves."));
         }
-        self.refuse_last_admin(&user)?;
         let owned = self.shared.inventory.owns(user.owner);
         if owned > 0 {
             let text = format!("The user owns {owned} VM(s); delete those first.");
@@ -331,15 +327,6 @@ impl Limen {
         )];
         let rows = vec![Row::UserGone(id), Row::OwnerGone(user.owner)];
         self.commit_detached(Change { rows, audit, ..Change::default() }).await.map(drop)
-    }
-
-    fn refuse_last_admin(&self, user: &User) -> Result<()> {
-        let users = self.shared.inventory.users();
-        let others = users.iter().any(|other| other.role == Role::Admin && !other.disabled && other.id != user.id);
-        if user.role == Role::Admin && !user.disabled && !others {
-            return Err(Error::new(ErrorKind::Conflict, "There must be an enabled admin; make another one first."));
-        }
-        Ok(())
     }
 
     /// Writes a user. `end_sessions` ends all sessions but the one inside.

@@ -151,3 +151,26 @@ impl PageCache {
         page
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_in_memory_have_a_limit_in_bytes_and_go_with_their_version() {
+        let cache = PageCache::default();
+        let held = || cache.0.lock().expect("no poison").values().map(|(_, _, page)| page.json.len()).sum::<usize>();
+        let read = |limit: u32, version: EventNumber, bytes: usize| {
+            let key = (Scope::ALL, VmQuery::default(), PageRequest::first(limit).expect("a page"));
+            cache.page(key, version, 0, |_| VmPage::new(vec![0; bytes].into(), version)).json.len()
+        };
+        for limit in 1..=40 {
+            assert_eq!(read(limit, 1, 1 << 20), 1 << 20);
+            assert!(held() <= PageCache::MAX_BYTES);
+        }
+        assert_eq!(read(1000, 1, PageCache::MAX_BYTES + 1), PageCache::MAX_BYTES + 1, "answered, not kept");
+        assert!(held() <= PageCache::MAX_BYTES);
+        read(1, 2, 10);
+        assert_eq!(held(), 10, "what is out of date is dropped");
+    }
+}

@@ -38,34 +38,24 @@ pub(crate) enum Tag {
     Audit,
 }
 
-type All = (
-    health::Health,
-    auth::Auth,
-    users::Users,
-    tokens::ApiTokens,
-    vms::Vms,
-    images::Images,
-    hosts::Hosts,
-    operations::Operations,
-    audit::Audit,
-);
-
-const ALL: All = (
-    health::Health,
-    auth::Auth,
-    users::Users,
-    tokens::ApiTokens,
-    vms::Vms,
-    images::Images,
-    hosts::Hosts,
-    operations::Operations,
-    audit::Audit,
-);
+fn all() -> impl OpenApi {
+    (
+        health::Health,
+        auth::Auth,
+        users::Users,
+        tokens::ApiTokens,
+        vms::Vms,
+        images::Images,
+        hosts::Hosts,
+        operations::Operations,
+        audit::Audit,
+    )
+}
 
 /// All routes of the document, under one router and with nothing between.
 pub(crate) fn routes() -> Route {
     let mut table = HashMap::new();
-    ALL.add_routes(&mut table);
+    all().add_routes(&mut table);
     table.into_iter().fold(Route::new(), |routes, (path, methods)| {
         let methods =
             methods.into_iter().fold(RouteMethod::new(), |all, (method, handler)| all.method(method, handler));
@@ -74,8 +64,8 @@ pub(crate) fn routes() -> Route {
 }
 
 /// The description of [`routes`].
-pub(crate) fn service() -> OpenApiService<All, ()> {
-    OpenApiService::new(ALL, "LIMEN", env!("CARGO_PKG_VERSION")).description(
+pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
+    OpenApiService::new(all(), "LIMEN", env!("CARGO_PKG_VERSION")).description(
         "Manages KVM/libvirt virtual machines. Errors are problem documents (RFC 9457). A change that touches a \
          host answers 202 with an operation; `Prefer: wait=N` waits for it.",
     )

@@ -8,7 +8,9 @@ use crate::harness::{PASSWORD, Server};
 async fn a_session_lives_from_login_to_logout() {
     let server = Server::start(0).await;
     let login = json!({"username": "admin", "password": PASSWORD});
-    let answer = server.call("POST", "/api/auth/login", "", &login).await.expect(200).json();
+    let answer = server.call("POST", "/api/auth/login", "", &login).await.expect(200);
+    assert!(answer.header("x-limen-event").parse::<u64>().is_ok(), "another server can wait for the session");
+    let answer = answer.json();
     assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(86400)));
     let token = answer["access_token"].as_str().expect("a token");
     assert_eq!(server.get("/api/auth/me", token).await.expect(200).json()["username"], "admin");
