@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,22 +39,24 @@ struct Read {
     stale: bool,
 }
 
-/// Clients that list, read and power at a steady pace, until they are dropped.
+/// Clients that list, read and power at a steady pace, until they are told to end.
 struct Load {
     reads: Arc<Mutex<Vec<Read>>>,
     powers: Arc<Mutex<Vec<u16>>>,
-    _clients: JoinSet<()>,
+    over: Arc<AtomicBool>,
+    clients: JoinSet<()>,
 }
 
 impl Load {
     fn begin(client: &Client, vms: &[String]) -> Self {
-        let load = Self { reads: Arc::default(), powers: Arc::default(), _clients: JoinSet::new() };
-        let mut clients = JoinSet::new();
+        let mut load =
+            Self { reads: Arc::default(), powers: Arc::default(), over: Arc::default(), clients: JoinSet::new() };
         for id in &vms[1..] {
             let (client, reads, id) = (client.clone(), Arc::clone(&load.reads), id.clone());
-            clients.spawn(async move {
+            let over = Arc::clone(&load.over);
+            load.clients.spawn(async move {
                 let mut pace = tokio::time::interval(Duration::from_millis(50));
-                loop {
+                while !over.load(Ordering::Relaxed) {
                     for path in ["/api/vms".to_owned(), format!("/api/vms/{id}")] {
                         pace.tick().await;
                         let answer = client.get(&path).await;
@@ -67,15 +70,30 @@ impl Load {
             });
         }
         let (client, powers, id) = (client.waiting(5), Arc::clone(&load.powers), vms[0].clone());
-        clients.spawn(async move {
+        let over = Arc::clone(&load.over);
+        load.clients.spawn(async move {
             for action in ["pause", "resume"].into_iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
                 let path = format!("/api/vms/{id}/power");
                 let answer = client.post(&path, &json!({ "action": action })).await;
                 powers.lock().expect("no poison").push(answer.status);
                 sleep(Duration::from_millis(200)).await;
             }
         });
-        Self { _clients: clients, ..load }
+        load
+    }
+
+    /// Ends the clients, each after the answer that it waits for: a request that is dropped on its
+    /// way may still be carried out later. Returns the reads, and the powers' statuses.
+    async fn end(mut self) -> (Vec<Read>, Vec<u16>) {
+        self.over.store(true, Ordering::Relaxed);
+        while let Some(client) = self.clients.join_next().await {
+            client.expect("a client that does not panic");
+        }
+        let (reads, powers) = (self.reads.lock().expect("no poison"), self.powers.lock().expect("no poison"));
+        (reads.clone(), powers.clone())
     }
 
     fn between(&self, from: Instant, to: Instant) -> Vec<Read> {
@@ -137,10 +155,8 @@ async fn reads_go_on_while_libvirtd_is_dead_or_stopped() {
         assert!(back < BACK, "{what}: good answers after {back:?}");
         assert!(rate >= earlier * 0.95, "{what}: {rate:.1} reads/s, {earlier:.1} before");
     }
-    let reads = load.reads.lock().expect("no poison").clone();
+    let (reads, powers) = load.end().await;
     assert!(reads.iter().all(|read| read.status == 200), "a read was refused");
-    let powers = load.powers.lock().expect("no poison").clone();
-    drop(load);
     assert!(powers.iter().all(|status| matches!(status, 200 | 202 | 409 | 503 | 504)), "{powers:?}");
     assert!(powers.ends_with(&[200]), "power works again: {powers:?}");
     for id in &vms {
