@@ -374,6 +374,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// as that operation is kept: for telling a late effect from a foreign volume.
     async fn volume_maker(&self, volume: VolumeId) -> Result<Option<OperationId>>;
 
+    /// Every lock that is held, with the operation that holds it, in the order of resources: `vm:<id>`,
+    /// `image:<id>`.
+    async fn locks(&self) -> Result<Vec<(String, OperationId)>>;
+
     /// The volumes of a host.
     async fn volumes(&self, host: HostId) -> Result<Vec<VolumeRecord>>;
 
@@ -391,6 +395,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound): there is no such host.
     async fn lease(&self, host: HostId) -> Result<Lease>;
+
+    /// Every lease that there is, by host; a host that no process ever looked after has none.
+    async fn leases(&self) -> Result<Vec<Lease>>;
 
     /// Takes the lease over by compare-and-set: none when it is no longer exactly `seen`.
     async fn take_lease(&self, seen: &Lease, holder: &str) -> Result<Option<Lease>>;

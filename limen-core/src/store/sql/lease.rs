@@ -23,6 +23,11 @@ pub(super) async fn get(tx: &mut Tx, host: HostId) -> Outcome<Option<Lease>> {
     tx.first(sql, args![host]).await?.map(|line| lease(&line)).transpose()
 }
 
+pub(super) async fn all(tx: &mut Tx) -> Outcome<Vec<Lease>> {
+    let sql = "SELECT host_id, fence, holder, beat, observed_at FROM leases ORDER BY host_id";
+    tx.all(sql, args![]).await?.iter().map(lease).collect()
+}
+
 pub(super) async fn make(tx: &mut Tx, host: HostId) -> Outcome<Lease> {
     let sql = "INSERT INTO leases (host_id, fence, beat) VALUES ($1, 0, 0) ON CONFLICT (host_id) DO NOTHING";
     if tx.first("SELECT 1 FROM hosts WHERE id = $1", args![host]).await?.is_none() {

@@ -228,6 +228,10 @@ impl Store for SqlStore {
         self.read(&volume, |tx, volume| Box::pin(operations::volume_maker(tx, *volume))).await
     }
 
+    async fn locks(&self) -> Result<Vec<(String, OperationId)>> {
+        self.read(&(), |tx, ()| Box::pin(operations::locks(tx))).await
+    }
+
     async fn volumes(&self, host: HostId) -> Result<Vec<VolumeRecord>> {
         self.read(&host, |tx, host| Box::pin(read::volumes(tx, *host))).await
     }
@@ -251,6 +255,10 @@ impl Store for SqlStore {
             Some(lease) => Ok(lease),
             None => self.write(&host, |tx, host| Box::pin(lease::make(tx, *host))).await,
         }
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>> {
+        self.read(&(), |tx, ()| Box::pin(lease::all(tx))).await
     }
 
     async fn take_lease(&self, seen: &Lease, holder: &str) -> Result<Option<Lease>> {

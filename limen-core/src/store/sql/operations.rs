@@ -240,3 +240,8 @@ pub(super) async fn volume_maker(tx: &mut Tx, volume: VolumeId) -> Outcome<Optio
     let sql = "SELECT operation_id FROM volume_makers WHERE volume_id = $1";
     tx.first(sql, args![volume]).await?.map(|line| line.id(0)).transpose()
 }
+
+pub(super) async fn locks(tx: &mut Tx) -> Outcome<Vec<(String, OperationId)>> {
+    let lines = tx.all("SELECT resource, operation_id FROM operation_locks ORDER BY resource", args![]).await?;
+    lines.iter().map(|line| Ok((line.text(0)?.to_owned(), line.id(1)?))).collect()
+}

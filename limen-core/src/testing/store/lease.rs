@@ -75,6 +75,19 @@ pub async fn a_released_lease_is_free(store: Arc<dyn Store>) {
     assert!(next.fence.value > mine.fence.value);
 }
 
+/// Every lease is listed as it is; a host that nobody ever looked after has none, and listing makes none.
+pub async fn every_lease_is_listed(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let store = &fixture.store;
+    assert_eq!(store.leases().await.expect("leases"), []);
+    assert_eq!(store.leases().await.expect("leases"), []);
+    let free = store.lease(fixture.host).await.expect("lease");
+    assert_eq!(store.leases().await.expect("leases"), std::slice::from_ref(&free));
+    let mine = store.take_lease(&free, "a").await.expect("take").expect("free");
+    let renewed = store.renew_lease(&mine, Some(now())).await.expect("renew").expect("mine");
+    assert_eq!(store.leases().await.expect("leases"), [renewed]);
+}
+
 /// A change under an old fence, or one of a lease that was released, is refused and writes nothing.
 pub async fn an_old_fence_writes_nothing(store: Arc<dyn Store>) {
     let fixture = Fixture::new(store).await;

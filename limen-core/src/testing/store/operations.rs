@@ -66,6 +66,23 @@ pub async fn a_lock_is_busy_until_its_operation_is_finished(store: Arc<dyn Store
     fixture.begin(&second, false).await.expect("free again");
 }
 
+/// Locks are listed with who holds them, from the beginning of an operation to its end.
+pub async fn the_locks_that_are_held_are_listed(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    assert_eq!(fixture.store.locks().await.expect("locks"), []);
+    let (one, two) = (VmId::generate(), VmId::generate());
+    let first = fixture.operation(OperationKind::UpdateVm, one);
+    let second = fixture.operation(OperationKind::DeleteVm, two);
+    fixture.begin(&first, false).await.expect("free");
+    fixture.begin(&second, false).await.expect("free");
+    let lock = |row: &OperationRow, vm: VmId| (format!("vm:{vm}"), row.operation.id);
+    let mut both = vec![lock(&first, one), lock(&second, two)];
+    both.sort();
+    assert_eq!(fixture.store.locks().await.expect("locks"), both);
+    fixture.update(&ended(&first, OperationState::Succeeded)).await.expect("ended");
+    assert_eq!(fixture.store.locks().await.expect("locks"), [lock(&second, two)]);
+}
+
 /// Of operations that begin on one VM at the same time, one does; the others are busy with it.
 pub async fn one_of_many_parallel_operations_gets_the_lock(store: Arc<dyn Store>) {
     let fixture = Fixture::new(store).await;
