@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use limen_core::model::FindingKind;
 use limen_core::service::operation_steps;
 use limen_support::project_dir;
 
@@ -54,4 +55,21 @@ fn every_setting_is_documented() {
     for name in in_code.iter().filter(|name| !["LIMEN_URL", "LIMEN_TOKEN", "LIBVIRT_URI"].contains(&name.as_str())) {
         assert!(example.contains(&format!("\n#{name}=")), ".env.example lacks {name}");
     }
+}
+
+#[test]
+fn the_documented_findings_are_those_of_the_code() {
+    let text = std::fs::read_to_string(project_dir().join("docs/check.md")).expect("read a document");
+    let table = text.lines().skip_while(|line| !line.starts_with("| finding |")).skip(2);
+    let documented: Vec<(String, String)> = table
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 4, "{line}");
+            (code(cells[0]).expect("a finding").to_owned(), cells[1].to_owned())
+        })
+        .collect();
+    let known: Vec<(String, String)> =
+        FindingKind::ALL.iter().map(|kind| (kind.as_str().to_owned(), kind.severity().as_str().to_owned())).collect();
+    assert_eq!(documented, known);
 }

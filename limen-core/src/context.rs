@@ -274,6 +274,8 @@ actions! {
     CancelOperation = "cancel_operation";
     /// Read the audit.
     ListAudit = "list_audit";
+    /// Compare Store, hosts, files and memory.
+    Check = "check";
 }
 
 impl fmt::Display for Action {

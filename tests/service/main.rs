@@ -1,5 +1,6 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
+mod check;
 mod processes;
 mod tokens;
 mod users;
@@ -18,6 +19,7 @@ use limen_core::{Context, ErrorKind, Limen, Secret};
 use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
+use check::*;
 use processes::*;
 use tokens::*;
 use users::*;
@@ -133,4 +135,11 @@ behaviours! {
     the_audit_names_the_token
     consoles_end_with_the_vm
     pages_hold_every_vm_once
+    a_check_finds_what_happened_on_the_host
+    a_check_finds_rows_that_nothing_holds
+    a_check_finds_files_of_no_image
+    a_check_finds_operations_that_stand_still
+    a_check_finds_what_memory_shows_otherwise
+    a_check_changes_nothing
+    what_is_at_work_is_no_finding
 }

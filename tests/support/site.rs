@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::http::{Client, Response};
 use crate::libvirt::PrivateLibvirt;
 use crate::postgres::{PrivatePostgres, psql};
-use crate::process;
+use crate::process::{self, Output};
 use crate::server::{Options, Server};
 
 /// Random enough for a server that refuses placeholders.
@@ -20,9 +20,15 @@ const JWT_SECRET: &str = "2ede4e2518e913967aa82a79478b1c43b67163b9b818f64e67069c
 /// How long `Prefer: wait` waits for an operation.
 const WAIT: u32 = 50;
 
-/// Prints the rows of a query as psql does.
+/// Prints the rows of a query as psql does; what it changes is kept.
 const SQLITE: &str = "import sqlite3, sys
-for row in sqlite3.connect(sys.argv[1], timeout=10).execute(sys.argv[2]): print(*row, sep='|')";
+file = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
+for row in file.execute(sys.argv[2]): print(*row, sep='|')";
+
+/// Runs SQL in a SQLite file, for at most 20 s; the rows come unaligned, without header.
+pub fn sqlite(file: &Path, sql: &str) -> Output {
+    process::run(Command::new("python3").args(["-c", SQLITE]).arg(file).arg(sql), Duration::from_secs(20))
+}
 
 /// A server, its host and its Store.
 #[derive(Debug)]
@@ -101,12 +107,7 @@ impl Site {
     pub fn sql(&self, sql: &str) -> Vec<String> {
         let output = match &self.postgres {
             Some((_, url)) => psql(url, sql),
-            None => {
-                let file = self.server.data_dir().join("limen.db");
-                let mut sqlite = Command::new("python3");
-                sqlite.args(["-c", SQLITE]).arg(file).arg(sql);
-                process::run(&mut sqlite, Duration::from_secs(20))
-            }
+            None => sqlite(&self.server.data_dir().join("limen.db"), sql),
         };
         output.expect_success().lines().map(str::to_owned).collect()
     }

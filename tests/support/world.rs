@@ -70,6 +70,7 @@ pub const QUICK: Timings = Timings {
     volumes: Duration::from_millis(200),
     show: Duration::from_secs(20),
     prune: Duration::from_secs(3600),
+    stuck: Duration::from_secs(120),
 };
 
 /// A host and a Store.
@@ -109,6 +110,19 @@ impl World {
             .build()
             .await
             .expect("build a Limen")
+    }
+
+    /// A process that only looks.
+    pub async fn passive(&self) -> Limen {
+        let builder = Limen::builder().store(Arc::clone(&self.store)).authz(Arc::new(AllowAll));
+        let host = HostConfig::new("host", "test:", Arc::clone(&self.hypervisor));
+        let builder = builder.host(host).images(self.images.path()).timings(self.timings).passive();
+        builder.build().await.expect("build a Limen")
+    }
+
+    /// Where the files of images are.
+    pub fn images_dir(&self) -> &std::path::Path {
+        self.images.path()
     }
 
     /// Everything that does not agree: Store, host, files and what the inventory shows.

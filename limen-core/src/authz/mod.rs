@@ -123,7 +123,7 @@ impl Authz for DenyAll {
 ///
 /// | | admin | operator | user | viewer |
 /// |---|---|---|---|---|
-/// | users, audit | yes | | | |
+/// | users, audit, check | yes | | | |
 /// | add and delete images | yes | yes | | |
 /// | read images, hosts, networks | yes | yes | yes | yes |
 /// | see VMs and operations | all | all | own | own |
@@ -184,7 +184,8 @@ impl Authz for RoleAuthz {
             | Action::CreateUser
             | Action::UpdateUser
             | Action::DeleteUser
-            | Action::ListAudit => false,
+            | Action::ListAudit
+            | Action::Check => false,
         };
         if allowed { Decision::Allow } else { Decision::Deny }
     }

@@ -5,6 +5,7 @@
 
 mod audit;
 mod event;
+mod finding;
 mod host;
 mod id;
 mod image;
@@ -18,6 +19,7 @@ mod volume;
 
 pub use audit::{AuditOutcome, AuditRecord};
 pub use event::{Event, EventNumber, Fact};
+pub use finding::{CheckReport, Finding, FindingKind, Severity};
 pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
 pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};
 pub use image::{Image, ImageFormat, ImagePhase};

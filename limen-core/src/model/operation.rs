@@ -232,4 +232,7 @@ pub struct Journal {
     pub steps: Vec<StepRecord>,
     /// Whether the operation only waits for the guest and gives way to a forced action.
     pub waiting: bool,
+    /// When the runner last recorded something of it; none before that.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub moved_at: Option<OffsetDateTime>,
 }

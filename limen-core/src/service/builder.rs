@@ -163,7 +163,7 @@ impl LimenBuilder {
     }
 
     /// Never own a host: record operations, read, open consoles, and leave the work to another
-    /// process on the same Store.
+    /// process on the same Store. The record of a host that is there already stays as it is.
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.passive = true;
@@ -182,12 +182,12 @@ impl LimenBuilder {
         let authz = self.authz.ok_or_else(|| Error::invalid("authz", no_policy))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let images = match self.images {
-            Some(directory) => Some(ImageDir::at(directory).await?),
+            Some(directory) => Some(ImageDir::at(directory, !self.passive).await?),
             None => None,
         };
         let install = store.install().await?;
         let snapshot = store.snapshot().await?;
-        let hosts = settle_hosts(&*store, &snapshot, self.hosts).await?;
+        let hosts = settle_hosts(&*store, &snapshot, self.hosts, self.passive).await?;
         settle_local_owner(&*store, &snapshot).await?;
         let shared = Arc::new(Shared {
             authz,
@@ -240,16 +240,17 @@ async fn settle_hosts(
     store: &dyn Store,
     snapshot: &Snapshot,
     configs: Vec<HostConfig>,
+    passive: bool,
 ) -> Result<Vec<Arc<HostHandle>>> {
     let mut handles: Vec<Arc<HostHandle>> = Vec::with_capacity(configs.len());
     for config in configs {
         if handles.iter().any(|handle| handle.name == config.name) {
             return Err(Error::invalid("host", "Two hosts have the same name."));
         }
-        let id = match settle_host(store, &snapshot.hosts, &config).await {
+        let id = match settle_host(store, &snapshot.hosts, &config, passive).await {
             // Another process that starts just now was first.
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
-                settle_host(store, &store.snapshot().await?.hosts, &config).await?
+                settle_host(store, &store.snapshot().await?.hosts, &config, passive).await?
             }
             other => other?,
         };
@@ -258,9 +259,10 @@ async fn settle_hosts(
     Ok(handles)
 }
 
-async fn settle_host(store: &dyn Store, known: &[HostRecord], config: &HostConfig) -> Result<HostId> {
+async fn settle_host(store: &dyn Store, known: &[HostRecord], config: &HostConfig, passive: bool) -> Result<HostId> {
     let known = known.iter().find(|record| record.name == config.name);
-    if let Some(known) = known.filter(|known| known.uri == config.uri && known.labels == config.labels) {
+    let same = |known: &&HostRecord| known.uri == config.uri && known.labels == config.labels;
+    if let Some(known) = known.filter(|known| passive || same(known)) {
         return Ok(known.id);
     }
     let record = HostRecord {

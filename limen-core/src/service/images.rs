@@ -33,6 +33,17 @@ pub(crate) struct ImageDir {
     incoming: PathBuf,
 }
 
+/// A file in the directory of images.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    pub(crate) name: String,
+    /// Whether it is in its place; else it is on its way there.
+    pub(crate) received: bool,
+    pub(crate) bytes: u64,
+    /// How long ago it was written to.
+    pub(crate) idle: std::time::Duration,
+}
+
 /// A file that is being received: gone again unless an operation has taken it over.
 #[derive(Debug)]
 struct Incoming {
@@ -67,14 +78,15 @@ fn io_error(error: std::io::Error) -> Error {
 }
 
 impl ImageDir {
-    pub(super) async fn at(files: PathBuf) -> Result<Self> {
+    /// Makes the directories where they are absent; `tidy` also removes what is abandoned in them.
+    pub(super) async fn at(files: PathBuf, tidy: bool) -> Result<Self> {
         let incoming = files.join("incoming");
         fs::create_dir_all(&incoming).await.map_err(io_error)?;
         let mut entries = fs::read_dir(&incoming).await.map_err(io_error)?;
         while let Some(entry) = entries.next_entry().await.map_err(io_error)? {
             let modified = entry.metadata().await.and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| modified.elapsed().ok());
-            if age.is_some_and(|age| age > ABANDONED) {
+            if tidy && age.is_some_and(|age| age > ABANDONED) {
                 fs::remove_file(entry.path()).await.map_err(io_error)?;
             }
         }
@@ -125,6 +137,25 @@ impl ImageDir {
             }
         }
         Ok(())
+    }
+
+    /// Every file, in its place or being received.
+    pub(crate) async fn list(&self) -> Result<Vec<ImageFile>> {
+        let mut found = Vec::new();
+        for (directory, received) in [(&self.files, true), (&self.incoming, false)] {
+            let mut entries = fs::read_dir(directory).await.map_err(io_error)?;
+            while let Some(entry) = entries.next_entry().await.map_err(io_error)? {
+                // One that went meanwhile is none.
+                let Ok(metadata) = entry.metadata().await else { continue };
+                if entry.path() == self.incoming {
+                    continue;
+                }
+                let idle = metadata.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                found.push(ImageFile { name, received, bytes: metadata.len(), idle });
+            }
+        }
+        Ok(found)
     }
 
     /// Receives `source`; answers its length and SHA-256.

@@ -4,6 +4,7 @@
 //! to it, so every process that has applied the same number shows the same. Reads take a read lock
 //! for as long as it takes to copy pointers; no lock is held across an await.
 
+mod held;
 mod people;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,6 +24,7 @@ use crate::model::{
     PageRequest, Vm, VmId, VmPhase, VmRecord, VmState, VmStatus,
 };
 use crate::store::Snapshot;
+pub(crate) use held::Held;
 use people::People;
 
 /// Which VMs of a list; every condition that is given must hold.

@@ -7,6 +7,7 @@
 
 mod access;
 mod builder;
+mod check;
 mod follow;
 mod host;
 mod hosts;
@@ -77,6 +78,8 @@ pub struct Timings {
     pub show: Duration,
     /// How often what is older than the retention is removed: 1 h.
     pub prune: Duration,
+    /// After how long without a word an operation that could go on counts as stuck: 2 min.
+    pub stuck: Duration,
 }
 
 impl Default for Timings {
@@ -92,6 +95,7 @@ impl Default for Timings {
             volumes: Duration::from_secs(60),
             show: Duration::from_secs(5),
             prune: Duration::from_secs(3600),
+            stuck: Duration::from_secs(120),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod auth;
+mod check;
 mod health;
 mod hosts;
 mod images;
@@ -36,6 +37,8 @@ pub(crate) enum Tag {
     Operations,
     /// Who asked for what; for admins.
     Audit,
+    /// Whether all agrees; for admins.
+    Check,
 }
 
 fn all() -> impl OpenApi {
@@ -49,6 +52,7 @@ fn all() -> impl OpenApi {
         hosts::Hosts,
         operations::Operations,
         audit::Audit,
+        check::Check,
     )
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod console;
 mod doctor;
 mod door;
@@ -44,6 +45,7 @@ Examples:
   limen vm start web-1
   limen vm console web-1 --serial     leave it with Ctrl-]
   limen op list
+  limen --local check                 whether store, host and files agree; beside a server or without
 
 Settings are environment variables, and flags of the same name; a flag wins. `limen serve --help` lists them.";
 
@@ -117,6 +119,9 @@ enum Command {
     /// Look at this machine: libvirt, KVM, the port, the data directory
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
+    /// Compare store, hosts, files and memory; changes nothing
+    #[command(after_help = check::HELP)]
+    Check,
     /// Print the version
     Version,
 }
@@ -213,6 +218,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vm(command) => return vm::run(&door, &config, command).await,
         Command::Op(command) => op::run(&door, &config, command).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
+        Command::Check => return check::run(&door, &config).await,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(0)

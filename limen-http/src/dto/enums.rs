@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use limen_core::hypervisor::ConsoleKind;
 use limen_core::model::{
-    AuditOutcome, DiskMode, Firmware, HostState, ImageFormat, ImagePhase, OperationKind, OperationState, PowerAction,
-    VirtType, VmState, VolumeFormat,
+    AuditOutcome, DiskMode, FindingKind, Firmware, HostState, ImageFormat, ImagePhase, OperationKind, OperationState,
+    PowerAction, Severity, VirtType, VmState, VolumeFormat,
 };
 use limen_core::{Action, ErrorKind, Role};
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
@@ -38,6 +38,7 @@ enumerated! {
     ConsoleKind: &[ConsoleKind::Vnc, ConsoleKind::Serial];
     DiskMode: &[DiskMode::Full, DiskMode::Linked];
     ErrorKind: ErrorKind::ALL;
+    FindingKind: FindingKind::ALL;
     Firmware: &[Firmware::Bios, Firmware::Uefi];
     HostState: &[HostState::Up, HostState::Stale, HostState::Unknown];
     ImageFormat: &[ImageFormat::Qcow2, ImageFormat::Raw, ImageFormat::Iso];
@@ -49,6 +50,7 @@ enumerated! {
     ];
     PowerAction: &PowerAction::ALL;
     Role: &[Role::Admin, Role::Operator, Role::User, Role::Viewer];
+    Severity: &Severity::ALL;
     VirtType: &[VirtType::Kvm, VirtType::Qemu, VirtType::Test];
     VmState: &VmState::ALL;
     VolumeFormat: &[VolumeFormat::Qcow2, VolumeFormat::Raw];

@@ -3,6 +3,7 @@
 //! Values are written and read by serde in the library's own types. The types here describe them
 //! and are never filled on a request's path; a test holds each to what serde writes.
 
+mod check;
 mod enums;
 mod host;
 mod image;

@@ -268,6 +268,45 @@ fn the_command_line_works_without_a_server_too() {
 }
 
 #[test]
+fn a_check_tells_by_its_exit_code_beside_a_server_and_without() {
+    let home = TempDir::new().expect("a directory");
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let check = |args: &[&str]| {
+        let output = limen(home.path()).args(args).output().expect("runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (server, _) = Running::start(home.path(), &[("ADMIN_PASSWORD", PASSWORD)]);
+    let mut login = limen(home.path());
+    assert!(with_stdin(login.args(["--url", &server.url, "login", "--password-stdin"]), PASSWORD).status.success());
+    let (code, said) = check(&["check"]);
+    assert_eq!((code, said.as_str()), (Some(0), "All agrees; compared with the Store: local.\n"));
+    assert_eq!(check(&["--local", "check"]).0, Some(0));
+
+    let stray = home.path().join("data/images/stray.iso");
+    std::fs::write(&stray, "stray").expect("written");
+    let finding = json!([{
+        "kind": "image_unrecorded", "severity": "warning", "subject": "file:stray.iso", "host": null,
+        "detail": "A file in the directory of images belongs to no image.",
+    }]);
+    for args in [["check", "--json", "--log-level=error"], ["--local", "check", "--json"]] {
+        let (code, said) = check(&args);
+        let report: Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!((code, &report["findings"]), (Some(1), &finding), "{args:?}");
+        assert_eq!(report["hosts"], json!(["local"]));
+    }
+    let (code, said) = check(&["check"]);
+    assert!(code == Some(1) && said.contains("image_unrecorded") && said.contains("file:stray.iso"), "{said}");
+    server.stop();
+    assert_eq!(check(&["--local", "check"]).0, Some(1), "without a server too");
+    assert_eq!(check(&["check"]).0, Some(3), "the server is away");
+    std::fs::remove_file(stray).expect("removed");
+    assert_eq!(check(&["--local", "check"]).0, Some(0));
+    let mut away = limen(home.path());
+    away.args(["--local", "check"]).env("HYPERVISOR_URI", "qemu+unix:///system?socket=/nonexistent/socket");
+    assert_eq!(away.output().expect("runs").status.code(), Some(3), "the host is away");
+}
+
+#[test]
 fn a_taken_port_is_named_with_who_has_it() {
     let home = TempDir::new().expect("a directory");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");

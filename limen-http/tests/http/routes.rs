@@ -65,7 +65,7 @@ async fn users_are_made_listed_changed_and_deleted_by_admins_alone() {
     assert!(second["next_cursor"].is_null());
 
     let alice = server.login("alice").await;
-    for (method, path) in [("GET", "/api/users"), ("GET", "/api/audit")] {
+    for (method, path) in [("GET", "/api/users"), ("GET", "/api/audit"), ("GET", "/api/check")] {
         assert_eq!(server.send(method, path, &alice, &[], Vec::new()).await.expect(403).code(), "forbidden");
     }
     let patched = server.call("PATCH", &path, &admin, &json!({"role": "viewer"})).await.expect(200).json();
@@ -265,6 +265,8 @@ async fn what_is_only_read_is_there() {
     server.send("DELETE", nothing, &token, &[], Vec::new()).await.expect(404);
     let audit = server.get("/api/audit", &token).await.expect(200).json();
     assert!(audit["items"].as_array().is_some_and(|items| !items.is_empty()));
+    let report = server.get("/api/check", &token).await.expect(200).json();
+    assert_eq!((&report["hosts"], &report["findings"]), (&json!(["here"]), &json!([])));
     assert_eq!(server.get("/api/health", "").await.expect(200).json()["status"], "ok");
     server.get("/api/health/live", "").await.expect(200);
     server.get("/api/health/ready", "").await.expect(200);

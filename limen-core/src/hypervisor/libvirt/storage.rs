@@ -201,6 +201,9 @@ pub(super) fn remove(link: &Link, conn: &Connect, volume: VolumeRef) -> Result<(
 
 pub(super) fn list(link: &Link, conn: &Connect) -> Result<Vec<HostVolume>> {
     let pool = pool(link, conn)?;
+    // libvirt knows the files that were there when it last looked. It refuses while one is being
+    // made: then its word is as good as new.
+    pool.refresh(0).ok();
     let mut volumes = Vec::new();
     for handle in pool.list_all_volumes(0).map_err(during("virStoragePoolListAllVolumes"))? {
         let name = handle.name().map_err(during("virStorageVolGetName"))?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::Inventory;
+use super::{Held, Inventory};
 use crate::model::{OwnerId, OwnerRecord, SessionId, SessionRecord, Token, TokenId, TokenRecord, User, UserId};
 
 #[derive(Debug, Default)]
@@ -58,6 +58,15 @@ impl People {
         let id = record.token.id;
         self.by_hash.insert(record.hash.clone(), id);
         self.tokens.insert(id, Arc::new(record));
+    }
+
+    pub(super) fn held(&self, held: &mut BTreeMap<String, Held>) {
+        let owners = self.owners.iter().map(|(id, owner)| (format!("owner:{id}"), Held::Owner(owner.clone())));
+        let users = self.users.iter().map(|(id, user)| (format!("user:{id}"), Held::User(Arc::clone(user))));
+        let sessions = self.sessions.iter();
+        let sessions = sessions.map(|(id, session)| (format!("session:{id}"), Held::Session(session.clone())));
+        let tokens = self.tokens.iter().map(|(id, token)| (format!("token:{id}"), Held::Token(Arc::clone(token))));
+        held.extend(owners.chain(users).chain(sessions).chain(tokens));
     }
 
     pub(super) fn token_gone(&mut self, id: TokenId) {

@@ -148,7 +148,13 @@ impl Limen {
             detail: proposal.detail.clone(),
         };
         let locks = vec![proposal.resource()];
-        let journal = Journal { kind_version: kinds::VERSION, plan: proposal.plan, steps: Vec::new(), waiting: false };
+        let journal = Journal {
+            kind_version: kinds::VERSION,
+            plan: proposal.plan,
+            steps: Vec::new(),
+            waiting: false,
+            moved_at: None,
+        };
         let mut row = Box::new(OperationRow { operation: operation.clone(), journal });
         row.journal.waiting = kinds::waits_first(&row);
         let change = Change {

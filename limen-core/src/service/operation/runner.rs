@@ -463,7 +463,8 @@ impl Run {
     }
 
     /// Writes the operation as it is; waits for a Store that is away.
-    async fn write(&self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<()> {
+    async fn write(&mut self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<()> {
+        self.row.journal.moved_at = Some(self.shared.clock.now());
         let mut pauses = Pauses::new();
         loop {
             let change = Change {

@@ -139,7 +139,8 @@ impl Fixture {
             created_at: now(),
             finished_at: None,
         };
-        let journal = Journal { kind_version: 1, plan: json!({"name": "web"}), steps: Vec::new(), waiting: false };
+        let plan = json!({"name": "web"});
+        let journal = Journal { kind_version: 1, plan, steps: Vec::new(), waiting: false, moved_at: None };
         OperationRow { operation, journal }
     }
 
