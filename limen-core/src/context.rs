@@ -272,6 +272,8 @@ actions! {
     GetOperation = "get_operation";
     /// Cancel an operation.
     CancelOperation = "cancel_operation";
+    /// Follow the numbered events.
+    WatchEvents = "watch_events";
     /// Read the audit.
     ListAudit = "list_audit";
     /// Compare Store, hosts, files and memory.

@@ -126,7 +126,7 @@ impl Authz for DenyAll {
 /// | users, audit, check | yes | | | |
 /// | add and delete images | yes | yes | | |
 /// | read images, hosts, networks | yes | yes | yes | yes |
-/// | see VMs and operations | all | all | own | own |
+/// | see VMs, operations and their events | all | all | own | own |
 /// | power, console, cancel | all | all | own | |
 /// | create VMs | yes | yes | yes | |
 /// | change and delete VMs | all | own | own | |
@@ -175,7 +175,8 @@ impl Authz for RoleAuthz {
             | Action::ListHosts
             | Action::ListNetworks
             | Action::ListOperations
-            | Action::GetOperation => true,
+            | Action::GetOperation
+            | Action::WatchEvents => true,
             Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
             Action::AddImage | Action::DeleteImage => role == Role::Operator,
@@ -226,7 +227,11 @@ fn token_refusal(bound: Option<VmId>, action: Action, resource: Resource) -> Opt
     match resource {
         Resource::Vm { id, .. } => (id != bound).then_some(Decision::Conceal),
         Resource::Operation { vm, .. } => (vm != Some(bound)).then_some(Decision::Conceal),
-        Resource::Any if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations) => None,
+        Resource::Any
+            if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations | Action::WatchEvents) =>
+        {
+            None
+        }
         _ => Some(Decision::Deny),
     }
 }

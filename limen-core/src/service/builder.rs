@@ -13,7 +13,7 @@ use super::host::{self, HostHandle};
 use super::identity::Hasher;
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, LOCAL_OWNER, Limen, Shared, Timings, follow, identity, render};
+use super::{FaultPlan, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, render};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -204,6 +204,7 @@ impl LimenBuilder {
             images,
             hasher: Hasher::new(),
             pages: render::PageCache::default(),
+            streams: events::Streams::default(),
             faults: self.faults,
             store,
         });

@@ -103,8 +103,8 @@ async fn need_images(tx: &mut Tx, record: &VmRecord, expect: Expect, ready: &Rea
 }
 
 pub(super) async fn gone(tx: &mut Tx, id: VmId, facts: &mut Vec<Fact>) -> Outcome<()> {
-    if tx.execute("DELETE FROM vms WHERE id = $1", args![id]).await? > 0 {
-        facts.push(Fact::VmGone { id });
+    if let Some(line) = tx.first("DELETE FROM vms WHERE id = $1 RETURNING owner_id", args![id]).await? {
+        facts.push(Fact::VmGone { id, owner: line.id(0)? });
     }
     Ok(())
 }
