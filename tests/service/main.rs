@@ -1,6 +1,7 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
 mod check;
+mod consoles;
 mod events;
 mod processes;
 mod tokens;
@@ -21,6 +22,7 @@ use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
 use check::*;
+use consoles::*;
 use events::*;
 use processes::*;
 use tokens::*;
@@ -136,6 +138,7 @@ behaviours! {
     whatever_ends_a_token_ends_it_at_once_everywhere
     the_audit_names_the_token
     consoles_end_with_the_vm
+    consoles_end_with_the_right
     an_admin_is_told_every_number_and_no_secret
     others_are_told_of_what_they_see
     a_list_and_the_events_after_it_have_no_gap

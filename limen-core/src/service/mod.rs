@@ -8,6 +8,7 @@
 mod access;
 mod builder;
 mod check;
+mod consoles;
 mod events;
 mod follow;
 mod host;
