@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 /// No request of a test takes longer; `Prefer: wait` ends at 50 s.
 const DEADLINE: Duration = Duration::from_secs(70);
@@ -57,6 +58,12 @@ impl Response {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         self
     }
+}
+
+/// A connection; dropping it hangs up.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    _task: JoinSet<()>,
 }
 
 impl Client {
@@ -131,6 +138,18 @@ impl Client {
     /// # Errors
     /// When there is no whole answer, or none within 70 s.
     pub async fn try_request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, String> {
+        let request = self.prepare(method, path, body)?;
+        tokio::time::timeout(DEADLINE, self.send(request))
+            .await
+            .map_err(|_| format!("no answer within {DEADLINE:?}"))?
+    }
+
+    pub(crate) fn prepare(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Request<Full<Bytes>>, String> {
         let mut request =
             Request::builder().method(method).uri(path).header("Host", format!("127.0.0.1:{}", self.port));
         for (name, value) in &self.headers {
@@ -140,21 +159,27 @@ impl Client {
             request = request.header("Content-Type", "application/json");
         }
         let body = body.map_or_else(Bytes::new, |value| value.to_string().into());
-        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
-        tokio::time::timeout(DEADLINE, self.send(request))
-            .await
-            .map_err(|_| format!("no answer within {DEADLINE:?}"))?
+        request.body(Full::new(body)).map_err(|e| e.to_string())
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, String> {
+    /// Sends a request; the body of the answer is still to come.
+    pub(crate) async fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(hyper::Response<Incoming>, Connection), String> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|e| e.to_string())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        let connection = tokio::spawn(connection);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        Ok((answer, Connection { _task: tasks }))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, String> {
+        let (answer, _connection) = self.open(request).await?;
         let (head, body) = answer.into_parts();
         let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
-        connection.abort();
         Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
     }
 }

@@ -28,6 +28,7 @@ pub mod process;
 pub mod serial;
 pub mod server;
 pub mod site;
+pub mod sse;
 pub mod world;
 
 use std::path::{Path, PathBuf};
