@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use limen_core::authz::{Decision, Resource, RoleAuthz, Scope};
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::model::{CreateVm, PageRequest};
+use limen_core::model::{CreateVm, PageRequest, Quota};
 use limen_core::service::{CreateUser, HostConfig, VmQuery};
 use limen_core::store::sqlite::SqliteStore;
 use limen_core::{Action, Actor, Authz, Context, Limen, Result, Role, Secret};
@@ -55,7 +55,13 @@ async fn main() -> Result<()> {
 
     // The owner of the machine makes a user; the user logs in, as over HTTP.
     let password = Secret::new("correct horse battery staple");
-    let alice = CreateUser { name: "alice".to_owned(), password: password.clone(), role: Role::User, disabled: false };
+    let alice = CreateUser {
+        name: "alice".to_owned(),
+        password: password.clone(),
+        role: Role::User,
+        disabled: false,
+        quota: Quota::default(),
+    };
     limen.create_user(&Context::local(), alice).await?;
     let (_, session) = limen.login(&Context::new(Actor::Anonymous), "alice", &password).await?;
     let alice = Context::new(limen.authenticate(session.id)?);

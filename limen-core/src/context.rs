@@ -230,7 +230,7 @@ actions! {
     GetUser = "get_user";
     /// Create a user.
     CreateUser = "create_user";
-    /// Change a user's role, password or disabled flag.
+    /// Change a user's role, password, disabled flag or limits.
     UpdateUser = "update_user";
     /// Delete a user.
     DeleteUser = "delete_user";
@@ -272,8 +272,8 @@ actions! {
     GetOperation = "get_operation";
     /// Cancel an operation.
     CancelOperation = "cancel_operation";
-    /// Follow the numbered events.
-    WatchEvents = "watch_events";
+    /// Read one's own quota and what is in use.
+    GetQuota = "get_quota";
     /// Read the audit.
     ListAudit = "list_audit";
     /// Compare Store, hosts, files and memory.

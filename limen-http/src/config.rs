@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use limen_core::Secret;
 use limen_core::hypervisor::libvirt::VirtChoice;
+use limen_core::model::GIB;
+use limen_core::service::HostReserve;
 use tracing_subscriber::filter::LevelFilter;
 
 /// A value that cannot be used; the sentence names the variable.
@@ -121,6 +123,27 @@ pub(crate) struct CoreArgs {
         hide_short_help = true
     )]
     images_dir: Option<String>,
+    /// Memory that all VMs of the host may have together, running or not, as a multiple of the
+    /// host's own; none for no limit [default: 1.5]
+    #[arg(
+        long,
+        env = "MEMORY_OVERCOMMIT",
+        value_name = "FACTOR",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    memory_overcommit: Option<String>,
+    /// Space in GiB that the disks of a new VM must leave free on the host [default: 2]
+    #[arg(
+        long,
+        env = "FREE_SPACE_GIB",
+        value_name = "GIB",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    free_space_gib: Option<String>,
     /// Log: error, warn, info, debug or trace [default: info for serve, warn for other commands]
     #[arg(
         long,
@@ -228,6 +251,7 @@ pub(crate) struct CoreConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) vms_dir: PathBuf,
     pub(crate) images_dir: PathBuf,
+    pub(crate) reserve: HostReserve,
     pub(crate) log_level: Option<LevelFilter>,
     pub(crate) log_format: LogFormat,
 }
@@ -260,6 +284,7 @@ impl CoreArgs {
             images_dir: directory("LIMEN_IMAGES_DIR", self.images_dir.as_ref())?
                 .unwrap_or_else(|| data_dir.join("images")),
             data_dir,
+            reserve: self.reserve()?,
             log_level: one_of(
                 "LOG_LEVEL",
                 self.log_level.as_ref(),
@@ -278,6 +303,21 @@ impl CoreArgs {
             )?
             .unwrap_or(LogFormat::Text),
         })
+    }
+
+    fn reserve(&self) -> Result<HostReserve> {
+        let mut reserve = HostReserve::default();
+        if let Some(text) = given("MEMORY_OVERCOMMIT", self.memory_overcommit.as_ref())? {
+            reserve.memory_overcommit = match text.parse() {
+                _ if text == "none" => None,
+                Ok(factor) if (0.1..=1000.0).contains(&factor) => Some(factor),
+                _ => return refuse(format!("MEMORY_OVERCOMMIT must be 0.1 to 1000, or none, not {text:?}.")),
+            };
+        }
+        if let Some(text) = given("FREE_SPACE_GIB", self.free_space_gib.as_ref())? {
+            reserve.free_bytes = u64::from(number("FREE_SPACE_GIB", text, 0)?) * GIB;
+        }
+        Ok(reserve)
     }
 
     fn hypervisor(&self) -> Result<HypervisorChoice> {

@@ -118,7 +118,8 @@ pub(crate) async fn builder(config: &CoreConfig, store: Arc<dyn Store>) -> Resul
         .store(store)
         .authz(Arc::new(RoleAuthz))
         .host(host.with_metrics(Arc::new(LocalMetrics::new()?)))
-        .images(&config.images_dir))
+        .images(&config.images_dir)
+        .reserve(config.reserve))
 }
 
 /// A URI for the records: what a client must not see stands before the `@`, or in the query.

@@ -21,7 +21,7 @@ CREATE TABLE owners (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
     name TEXT NOT NULL UNIQUE,
-    -- NULL is unlimited. What is used is counted from the day that limits are.
+    -- NULL is unlimited. What is used is the sum over the owner's VMs, written with their rows.
     limit_vms BIGINT,
     limit_vcpus BIGINT,
     limit_memory_mib BIGINT,
@@ -76,6 +76,8 @@ CREATE TABLE hosts (
     name TEXT NOT NULL UNIQUE,
     uri TEXT NOT NULL,
     version BIGINT NOT NULL,
+    -- The sum over the host's VMs, written with their rows.
+    used_memory_mib BIGINT NOT NULL DEFAULT 0,
     document TEXT NOT NULL
 );
 
@@ -130,8 +132,6 @@ CREATE INDEX vm_images_image ON vm_images (image_id);
 CREATE TABLE statuses (
     host_id TEXT NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
     vm_id TEXT NOT NULL,
-    -- Of the VM's record, also after that is gone; NULL where there never was one.
-    owner_id TEXT,
     state TEXT NOT NULL,
     revision BIGINT NOT NULL,
     document TEXT NOT NULL,

@@ -1,9 +1,8 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
 mod check;
-mod consoles;
-mod events;
 mod processes;
+mod quotas;
 mod tokens;
 mod users;
 mod vms;
@@ -22,9 +21,8 @@ use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
 use check::*;
-use consoles::*;
-use events::*;
 use processes::*;
+use quotas::*;
 use tokens::*;
 use users::*;
 use vms::*;
@@ -132,19 +130,17 @@ behaviours! {
     users_see_their_own
     the_last_admin_stays
     sessions_end_at_once
+    campaign_of_parallel_creates_never_passes_a_quota
+    campaign_of_deletes_and_failures_leaves_a_quota_exact
+    an_update_reserves_what_it_raises_a_vm_to
+    a_limit_is_changed_alone_and_shown
+    a_host_keeps_its_reserve
     whoever_is_gone_changes_nothing_any_more
     a_token_may_what_it_says_and_its_user_may
     a_token_for_one_vm_sees_that_vm
     whatever_ends_a_token_ends_it_at_once_everywhere
     the_audit_names_the_token
     consoles_end_with_the_vm
-    consoles_end_with_the_right
-    an_admin_is_told_every_number_and_no_secret
-    others_are_told_of_what_they_see
-    a_list_and_the_events_after_it_have_no_gap
-    a_stream_ends_with_its_right
-    what_is_kept_no_longer_is_said_to_be_gone
-    so_many_streams_are_enough
     pages_hold_every_vm_once
     a_check_finds_what_happened_on_the_host
     a_check_finds_rows_that_nothing_holds

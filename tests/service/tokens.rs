@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::model::{PageRequest, PowerAction, Token, VmId};
+use limen_core::model::{PageRequest, PowerAction, Quota, Token, VmId};
 use limen_core::service::{CreateToken, CreateUser, HostConfig, UpdateUser};
 use limen_core::{Actor, Context, ErrorKind, Limen, Role, Secret};
 use limen_support::world::{QUICK, bare, succeeded};
@@ -50,7 +50,7 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
     let program = with(&limen, &secret);
     succeeded(&limen, limen.create_vm(&program, bare("by-token")).await).await;
     assert_eq!((count(&limen, &program).await, count(&limen, &ann).await), (1, 1));
-    assert_eq!(limen.get_me(&program).await.expect("oneself").name, "ann");
+    assert_eq!(limen.get_me(&program).await.expect("oneself").user.name, "ann");
 
     // Nobody gains by a token, and none makes more of itself.
     let above = CreateToken { role: Some(Role::Operator), ..named("above") };
@@ -67,7 +67,13 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
     let id = ann.actor().user_id().expect("a user");
     let password = UpdateUser { password: Some(new.clone()), ..UpdateUser::default() };
     assert_eq!(kind(limen.update_user(&all, id, password).await), ErrorKind::Forbidden);
-    let user = CreateUser { name: "eve".to_owned(), password: new, role: Role::Admin, disabled: false };
+    let user = CreateUser {
+        name: "eve".to_owned(),
+        password: new,
+        role: Role::Admin,
+        disabled: false,
+        quota: Quota::default(),
+    };
     assert_eq!(kind(limen.create_user(&all, user).await), ErrorKind::Forbidden);
     assert_eq!(kind(limen.delete_user(&all, id).await), ErrorKind::Forbidden);
     assert_eq!(kind(limen.logout(&all).await), ErrorKind::Forbidden);
@@ -179,7 +185,8 @@ pub(crate) async fn whatever_ends_a_token_ends_it_at_once_everywhere(on: Db) {
     // A demotion acts on what the token may, a disabling on the token, and neither is for ever.
     let (_, secret) = make(&here, &ann, named("kept")).await;
     good_there(&secret).await;
-    let set = |role: Role, disabled: bool| UpdateUser { role: Some(role), disabled: Some(disabled), password: None };
+    let set =
+        |role: Role, disabled: bool| UpdateUser { role: Some(role), disabled: Some(disabled), ..UpdateUser::default() };
     here.update_user(&admin, id, set(Role::Viewer, false)).await.expect("demoted");
     assert_eq!(role_of(&with(&here, &secret)), Role::Viewer);
     let started = Instant::now();

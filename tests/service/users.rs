@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::model::{PageRequest, PowerAction, VmId};
+use limen_core::model::{PageRequest, PowerAction, Quota, VmId};
 use limen_core::service::{AdminSeed, CreateUser, HostConfig, UpdateUser, VmQuery};
 use limen_core::{Actor, Context, ErrorKind, Limen, Role, Secret};
 use limen_support::postgres::PrivatePostgres;
@@ -36,7 +36,7 @@ pub(super) async fn log_in(limen: &Limen, name: &str, password: &str) -> limen_c
 
 pub(super) async fn add_user(limen: &Limen, admin: &Context, name: &str, role: Role) -> Context {
     let password = Secret::new("a long password");
-    let user = CreateUser { name: name.to_owned(), password, role, disabled: false };
+    let user = CreateUser { name: name.to_owned(), password, role, disabled: false, quota: Quota::default() };
     limen.create_user(admin, user).await.expect("a user");
     log_in(limen, name, "a long password").await.expect("a login")
 }
@@ -84,7 +84,7 @@ pub(crate) async fn the_last_admin_stays(on: Db) {
     assert_eq!(kind(limen.delete_user(&ctx(), id).await), ErrorKind::Conflict);
     let second = add_user(&limen, &admin, "second", Role::Admin).await;
     assert_eq!(kind(limen.update_user(&admin, id, demote.clone()).await), ErrorKind::Conflict, "nobody their own");
-    assert_eq!(limen.update_user(&second, id, demote).await.expect("another may").role, Role::User);
+    assert_eq!(limen.update_user(&second, id, demote).await.expect("another may").user.role, Role::User);
     let user = limen.create_vm(&admin_of(&limen, &admin), bare("one")).await.expect("a VM");
     succeeded(&limen, Ok(user)).await;
     assert_eq!(kind(limen.delete_user(&second, id).await), ErrorKind::Conflict, "the user owns a VM");
@@ -136,8 +136,13 @@ pub(crate) async fn whoever_is_gone_changes_nothing_any_more(on: Db) {
         let (limen, second) = (limen.clone(), second.clone());
         creates.spawn(async move {
             let name = format!("late-{turn}");
-            let user =
-                CreateUser { name, password: Secret::new("a long password"), role: Role::Admin, disabled: false };
+            let user = CreateUser {
+                name,
+                password: Secret::new("a long password"),
+                role: Role::Admin,
+                disabled: false,
+                quota: Quota::default(),
+            };
             limen.create_user(&second, user).await.is_ok()
         });
     }

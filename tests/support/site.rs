@@ -161,6 +161,10 @@ impl Site {
             ("a lock is held", "SELECT resource FROM operation_locks"),
             ("a VM is half made", "SELECT id, phase FROM vms WHERE phase <> 'defined'"),
             (
+                "an owner's use is not the sum over the VMs",
+                "SELECT id, used_vms FROM owners WHERE used_vms <> (SELECT COUNT(*) FROM vms WHERE owner_id = owners.id)",
+            ),
+            (
                 "a volume has no VM and no image",
                 "SELECT id FROM volumes WHERE image_id IS NULL AND vm_id NOT IN (SELECT id FROM vms)",
             ),

@@ -10,7 +10,8 @@ use limen_core::model::{
     CreateDisk, CreateVm, DiskMode, Image, ImageFormat, ImageId, Operation, OperationState, PageRequest, PowerAction,
     UpdateVm, VmId, VmState,
 };
-use limen_core::service::{AddImage, Fault, FaultPlan, FaultPoint, HostConfig, Moment, Timings, VmQuery};
+use limen_core::service::{AddImage, Fault, FaultPlan, FaultPoint, HostConfig, HostReserve, Moment, Timings, VmQuery};
+use limen_core::testing::store::miscounted;
 use limen_core::{Context, Hypervisor, Limen, Store};
 use tokio::sync::watch;
 
@@ -71,7 +72,6 @@ pub const QUICK: Timings = Timings {
     show: Duration::from_secs(20),
     prune: Duration::from_secs(3600),
     stuck: Duration::from_secs(120),
-    mark: Duration::from_millis(300),
 };
 
 /// A host and a Store.
@@ -81,6 +81,8 @@ pub struct World {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The Store.
     pub store: Arc<dyn Store>,
+    /// What VMs leave of the host.
+    pub reserve: HostReserve,
     /// Timings of each [`Limen`] on them.
     pub timings: Timings,
     /// The name of each, where one follows another; a name of its own for each without it.
@@ -92,7 +94,7 @@ impl World {
     /// A world with no images yet.
     pub fn new(hypervisor: Arc<dyn Hypervisor>, store: Arc<dyn Store>) -> Self {
         let images = tempfile::tempdir().expect("make a directory");
-        Self { hypervisor, store, timings: QUICK, holder: None, images }
+        Self { hypervisor, store, reserve: HostReserve::default(), timings: QUICK, holder: None, images }
     }
 
     /// A new process, so to speak, with these faults before it.
@@ -107,6 +109,7 @@ impl World {
             .host(HostConfig::new("host", "test:", Arc::clone(&self.hypervisor)))
             .images(self.images.path())
             .timings(self.timings)
+            .reserve(self.reserve)
             .faults(script)
             .build()
             .await
@@ -147,6 +150,7 @@ impl World {
                 found.push(format!("VM {} is {:?} and shown as {state:?}", vm.id, vm.state));
             }
         }
+        found.extend(miscounted(&snapshot));
         let host = limen.list_hosts(&ctx).await.expect("list hosts")[0].id;
         let rows = self.store.volumes(host).await.expect("read the volumes");
         let recorded: BTreeSet<_> = rows.iter().map(|volume| volume.id).collect();

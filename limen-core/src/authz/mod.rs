@@ -125,8 +125,8 @@ impl Authz for DenyAll {
 /// |---|---|---|---|---|
 /// | users, audit, check | yes | | | |
 /// | add and delete images | yes | yes | | |
-/// | read images, hosts, networks | yes | yes | yes | yes |
-/// | see VMs, operations and their events | all | all | own | own |
+/// | read images, hosts, networks, one's own quota | yes | yes | yes | yes |
+/// | see VMs and operations | all | all | own | own |
 /// | power, console, cancel | all | all | own | |
 /// | create VMs | yes | yes | yes | |
 /// | change and delete VMs | all | own | own | |
@@ -176,7 +176,7 @@ impl Authz for RoleAuthz {
             | Action::ListNetworks
             | Action::ListOperations
             | Action::GetOperation
-            | Action::WatchEvents => true,
+            | Action::GetQuota => true,
             Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
             Action::AddImage | Action::DeleteImage => role == Role::Operator,
@@ -227,11 +227,7 @@ fn token_refusal(bound: Option<VmId>, action: Action, resource: Resource) -> Opt
     match resource {
         Resource::Vm { id, .. } => (id != bound).then_some(Decision::Conceal),
         Resource::Operation { vm, .. } => (vm != Some(bound)).then_some(Decision::Conceal),
-        Resource::Any
-            if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations | Action::WatchEvents) =>
-        {
-            None
-        }
+        Resource::Any if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations) => None,
         _ => Some(Decision::Deny),
     }
 }

@@ -5,7 +5,6 @@
 
 mod audit;
 mod event;
-mod event_view;
 mod finding;
 mod host;
 mod id;
@@ -13,6 +12,7 @@ mod image;
 mod operation;
 mod page;
 mod power;
+mod quota;
 mod seen;
 mod user;
 mod vm;
@@ -20,7 +20,6 @@ mod volume;
 
 pub use audit::{AuditOutcome, AuditRecord};
 pub use event::{Event, EventNumber, Fact};
-pub use event_view::{EventKind, EventObject, EventView, HostObject, StatusObject, VmObject};
 pub use finding::{CheckReport, Finding, FindingKind, Severity};
 pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
 pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};
@@ -30,11 +29,12 @@ pub use operation::{
 };
 pub use page::{Page, PageRequest};
 pub use power::{PowerAction, Transition};
+pub use quota::{Quota, UpdateQuota, Usage};
 pub use seen::{HostVm, Mark};
 pub use user::{OwnerRecord, SessionRecord, Token, TokenRecord, User};
 pub use vm::{
-    CreateDisk, CreateVm, Disk, DiskMode, Firmware, Iso, Nic, ObservedSpec, UpdateVm, Vm, VmPhase, VmRecord, VmSpec,
-    VmState, VmStatus,
+    CreateDisk, CreateVm, Disk, DiskMode, Firmware, Iso, Nic, ObservedSpec, Raised, UpdateVm, Vm, VmPhase, VmRecord,
+    VmSpec, VmState, VmStatus,
 };
 pub use volume::{VolumeFormat, VolumeRecord};
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{OwnerId, SessionId, TokenId, UserId, VmId};
+use super::{OwnerId, Quota, SessionId, TokenId, UserId, VmId};
 use crate::context::Role;
 
 /// Somebody who may log in. The password's hash is not part of it.
@@ -35,6 +35,9 @@ pub struct OwnerRecord {
     pub kind: String,
     /// The owner's name, unique.
     pub name: String,
+    /// What the owner may have at most.
+    #[serde(default)]
+    pub quota: Quota,
 }
 
 /// A login that has not ended.

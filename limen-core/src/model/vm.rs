@@ -112,6 +112,15 @@ pub enum VmPhase {
     Deleting,
 }
 
+/// What an `update_vm` at work raises a VM to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+}
+
 /// A VM as the Store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
@@ -129,6 +138,9 @@ pub struct VmRecord {
     pub labels: BTreeMap<String, String>,
     /// The spec as last applied.
     pub spec: VmSpec,
+    /// What an update at work raises it to; reserved in the owner's quota until that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raised: Option<Raised>,
     /// Where the record is in its life.
     pub phase: VmPhase,
     /// Whether the host starts the VM when it boots.

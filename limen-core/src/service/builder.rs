@@ -9,18 +9,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::hasher::Hasher;
 use super::host::{self, HostHandle};
-use super::identity::Hasher;
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, render};
+use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, follow, identity, render};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
 use crate::metrics::MetricsSource;
-use crate::model::{AuditOutcome, HostId, HostRecord, OwnerId, OwnerRecord};
+use crate::model::{AuditOutcome, HostId, HostRecord, OwnerId, OwnerRecord, Quota};
 use crate::secret::Secret;
 use crate::store::{Change, Expect, Retention, Row, Snapshot, Store};
 
@@ -77,6 +77,7 @@ pub struct LimenBuilder {
     timings: Option<Timings>,
     retention: Retention,
     session: Option<Duration>,
+    reserve: HostReserve,
     faults: Option<Arc<dyn FaultPlan>>,
     passive: bool,
 }
@@ -155,6 +156,13 @@ impl LimenBuilder {
         self
     }
 
+    /// What VMs leave of every host.
+    #[must_use]
+    pub fn reserve(mut self, reserve: HostReserve) -> Self {
+        self.reserve = reserve;
+        self
+    }
+
     /// Faults on purpose, for tests.
     #[must_use]
     pub fn faults(mut self, faults: Arc<dyn FaultPlan>) -> Self {
@@ -195,6 +203,7 @@ impl LimenBuilder {
             timings: self.timings.unwrap_or_default(),
             retention: self.retention,
             session: self.session.unwrap_or(DAY),
+            reserve: self.reserve,
             install,
             holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
             hosts,
@@ -202,9 +211,8 @@ impl LimenBuilder {
             stopping: watch::Sender::new(false),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,
-            hasher: Hasher::new(),
+            hasher: Hasher::new()?,
             pages: render::PageCache::default(),
-            streams: events::Streams::default(),
             faults: self.faults,
             store,
         });
@@ -284,7 +292,12 @@ async fn settle_local_owner(store: &dyn Store, snapshot: &Snapshot) -> Result<()
     if snapshot.owners.iter().any(|owner| owner.name == LOCAL_OWNER) {
         return Ok(());
     }
-    let owner = OwnerRecord { id: OwnerId::generate(), kind: LOCAL_OWNER.to_owned(), name: LOCAL_OWNER.to_owned() };
+    let owner = OwnerRecord {
+        id: OwnerId::generate(),
+        kind: LOCAL_OWNER.to_owned(),
+        name: LOCAL_OWNER.to_owned(),
+        quota: Quota::default(),
+    };
     match store.commit(Change { rows: vec![Row::Owner(owner)], ..Change::default() }).await {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other.map(drop),
@@ -302,6 +315,7 @@ impl Limen {
             password: admin.password,
             role: crate::Role::Admin,
             disabled: false,
+            quota: Quota::default(),
         };
         let audit = self.audit_record(&ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
         match self.insert_user(user, audit, || Ok(())).await {

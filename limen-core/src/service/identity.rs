@@ -1,18 +1,13 @@
 //! Users, sessions and passwords.
 
-use std::sync::Arc;
-
-use argon2::Argon2;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
-use tokio::sync::Semaphore;
-
 use super::access::page_of;
 use super::{Limen, tokens, validate};
 use crate::authz::Resource;
 use crate::context::{Action, Actor, Context, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    AuditOutcome, AuditRecord, OwnerId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, User, UserId,
+    AuditOutcome, AuditRecord, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, UpdateQuota,
+    User, UserId,
 };
 use crate::secret::Secret;
 use crate::store::{Change, Expect, Row};
@@ -28,6 +23,8 @@ pub struct CreateUser {
     pub role: Role,
     /// Whether the user may not log in yet.
     pub disabled: bool,
+    /// What the user's owner may have at most.
+    pub quota: Quota,
 }
 
 /// A change of a user; what is `None` stays as it is.
@@ -39,55 +36,17 @@ pub struct UpdateUser {
     pub role: Option<Role>,
     /// Whether the user may log in; when not, all sessions end.
     pub disabled: Option<bool>,
+    /// Other limits; what is in use already stays, also past a limit.
+    pub quota: UpdateQuota,
 }
 
-/// Hashes passwords (argon2id, 19 MiB, t=2, p=1), at most as many at once as there are cores, and
-/// at most 32 waiting.
-#[derive(Debug)]
-pub(crate) struct Hasher {
-    running: Arc<Semaphore>,
-    admitted: Semaphore,
-    /// The hash of no password: what an unknown name is checked against, so that it takes as long.
-    nobody: Secret,
-}
-
-impl Hasher {
-    pub(super) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let nobody = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5aGFzdGhpcw$\
-                      dZ0n1wYVqQm1w2o1cF4c1f1m7cQ0nq1bUe0rO4cH2mE";
-        Self {
-            running: Arc::new(Semaphore::new(cores)),
-            admitted: Semaphore::new(cores + 32),
-            nobody: Secret::new(nobody),
-        }
-    }
-
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _admitted =
-            self.admitted.try_acquire().map_err(|_| Error::overloaded("Too many passwords are being checked"))?;
-        let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
-        let work = move || {
-            let _permit = permit;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await.map_err(Error::internal)
-    }
-
-    async fn hash(&self, password: Secret) -> Result<Secret> {
-        let hash = move || Argon2::default().hash_password(password.expose().as_bytes()).map(|hash| hash.to_string());
-        self.work(hash).await?.map(Secret::new).map_err(|error| Error::internal(error.to_string()))
-    }
-
-    async fn fits(&self, password: Secret, hash: Option<Secret>) -> Result<bool> {
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        let fits = move || {
-            let hash = PasswordHash::new(hash.expose());
-            hash.is_ok_and(|hash| Argon2::default().verify_password(password.expose().as_bytes(), &hash).is_ok())
-        };
-        Ok(self.work(fits).await? && known)
-    }
+/// A user as admins see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserView {
+    /// The user.
+    pub user: User,
+    /// What the user's owner may have at most.
+    pub quota: Quota,
 }
 
 fn check_password(field: &str, password: &Secret) -> Result<()> {
@@ -103,8 +62,8 @@ fn refused() -> Error {
 }
 
 impl Limen {
-    /// Exchanges name and password for a session, of 24 hours where the builder says nothing else. The same answer, after the same
-    /// work, for an unknown name, a wrong password and a disabled user.
+    /// Exchanges name and password for a session, of 24 hours where the builder says nothing else.
+    /// The same answer, after the same work, for an unknown name, a wrong password and a disabled user.
     ///
     /// # Errors
     /// [`Unauthenticated`](ErrorKind::Unauthenticated); [`Unavailable`](ErrorKind::Unavailable)
@@ -188,10 +147,14 @@ impl Limen {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) for an actor that is no user.
-    pub async fn get_me(&self, ctx: &Context) -> Result<User> {
+    pub async fn get_me(&self, ctx: &Context) -> Result<UserView> {
         self.authorize(ctx, Action::GetMe, Resource::Any, "user")?;
         let user = ctx.actor().user_id().and_then(|id| self.shared.inventory.user(id));
-        user.map(|user| (*user).clone()).ok_or_else(|| Error::not_found("user"))
+        user.map(|user| self.view(&user)).ok_or_else(|| Error::not_found("user"))
+    }
+
+    fn view(&self, user: &User) -> UserView {
+        UserView { quota: self.shared.inventory.quota(user.owner), user: user.clone() }
     }
 
     /// Changes the actor's own password; all their other sessions end.
@@ -210,28 +173,29 @@ impl Limen {
         }
         let password = Some(self.shared.hasher.hash(new.clone()).await?);
         self.authorize_again(ctx, Action::ChangePassword, Resource::Any, "user")?;
-        self.write_user(ctx, Action::ChangePassword, &user, |_| {}, password, Some(Some(*session))).await.map(drop)
+        let others = vec![Row::SessionsGone { user: *id, keep: Some(*session) }];
+        self.write_user(ctx, Action::ChangePassword, &user, |_| {}, password, others).await.map(drop)
     }
 
     /// A page of users.
-    pub async fn list_users(&self, ctx: &Context, page: PageRequest) -> Result<Page<User>> {
+    pub async fn list_users(&self, ctx: &Context, page: PageRequest) -> Result<Page<UserView>> {
         self.authorize(ctx, Action::ListUsers, Resource::Any, "user")?;
         let users = self.shared.inventory.users();
-        Ok(page_of(users.into_iter().map(|user| (user.id.0, (*user).clone())), page))
+        Ok(page_of(users.into_iter().map(|user| (user.id.0, self.view(&user))), page))
     }
 
     /// One user.
-    pub async fn get_user(&self, ctx: &Context, id: UserId) -> Result<User> {
+    pub async fn get_user(&self, ctx: &Context, id: UserId) -> Result<UserView> {
         self.authorize(ctx, Action::GetUser, Resource::User(id), "user")?;
         let user = self.shared.inventory.user(id).ok_or_else(|| Error::not_found("user"))?;
-        Ok((*user).clone())
+        Ok(self.view(&user))
     }
 
     /// Makes a user, with an owner of the same name.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists).
-    pub async fn create_user(&self, ctx: &Context, create: CreateUser) -> Result<User> {
+    pub async fn create_user(&self, ctx: &Context, create: CreateUser) -> Result<UserView> {
         self.authorize(ctx, Action::CreateUser, Resource::Any, "user")?;
         let audit = self.audit_record(ctx, Action::CreateUser, String::new(), AuditOutcome::Succeeded, None);
         let may_still = || self.authorize_again(ctx, Action::CreateUser, Resource::Any, "user");
@@ -243,14 +207,16 @@ impl Limen {
         create: CreateUser,
         mut audit: AuditRecord,
         may_still: impl FnOnce() -> Result<()> + Send,
-    ) -> Result<User> {
+    ) -> Result<UserView> {
         validate::name("username", &create.name)?;
+        validate::quota(&create.quota)?;
         check_password("password", &create.password)?;
         let taken = || Error::new(ErrorKind::AlreadyExists, "There is a user of this name already.");
         if self.shared.inventory.owner_named(&create.name).is_some() {
             return Err(taken());
         }
-        let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: create.name.clone() };
+        let quota = create.quota;
+        let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: create.name.clone(), quota };
         let user = User {
             id: UserId::generate(),
             name: create.name,
@@ -267,18 +233,18 @@ impl Limen {
         let rows =
             vec![Row::Owner(owner), Row::User { user: Box::new(user.clone()), password_hash, expect: Expect::Absent }];
         match self.commit_detached(Change { rows, audit: vec![audit], ..Change::default() }).await {
-            Ok(_) => Ok(user),
+            Ok(_) => Ok(UserView { user, quota }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
             Err(error) => Err(error),
         }
     }
 
     /// Changes a user. A new password or role, or disabling, ends the user's sessions or acts on
-    /// them at once.
+    /// them at once; a limit acts on the next change of a VM.
     ///
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict): it would leave no enabled admin, or change one's own role.
-    pub async fn update_user(&self, ctx: &Context, id: UserId, update: UpdateUser) -> Result<User> {
+    pub async fn update_user(&self, ctx: &Context, id: UserId, update: UpdateUser) -> Result<UserView> {
         self.authorize(ctx, Action::UpdateUser, Resource::User(id), "user")?;
         let user = self.shared.inventory.user(id).ok_or_else(|| Error::not_found("user"))?;
         let role = update.role.unwrap_or(user.role);
@@ -286,6 +252,9 @@ impl Limen {
         if ctx.actor().user_id() == Some(id) && (role, disabled) != (user.role, user.disabled) {
             return Err(Error::new(ErrorKind::Conflict, "Nobody changes their own role or disables themselves."));
         }
+        let before = self.shared.inventory.quota(user.owner);
+        let quota = before.updated(&update.quota);
+        validate::quota(&quota)?;
         let password = match update.password {
             None => None,
             Some(password) => {
@@ -295,12 +264,19 @@ impl Limen {
                 Some(hash)
             }
         };
-        let end_sessions = (password.is_some() || disabled).then_some(None);
+        let mut also = Vec::new();
+        if password.is_some() || disabled {
+            also.push(Row::SessionsGone { user: id, keep: None });
+        }
+        if quota != before {
+            also.push(Row::OwnerQuota { owner: user.owner, quota });
+        }
         let change = |user: &mut User| {
             user.role = role;
             user.disabled = disabled;
         };
-        self.write_user(ctx, Action::UpdateUser, &user, change, password, end_sessions).await
+        let user = self.write_user(ctx, Action::UpdateUser, &user, change, password, also).await?;
+        Ok(UserView { user, quota })
     }
 
     /// Deletes a user who owns no VM; all their sessions end.
@@ -329,7 +305,7 @@ impl Limen {
         self.commit_detached(Change { rows, audit, ..Change::default() }).await.map(drop)
     }
 
-    /// Writes a user. `end_sessions` ends all sessions but the one inside.
+    /// Writes a user, and rows that go with the change.
     async fn write_user(
         &self,
         ctx: &Context,
@@ -337,65 +313,17 @@ impl Limen {
         user: &User,
         change: impl FnOnce(&mut User),
         password_hash: Option<Secret>,
-        end_sessions: Option<Option<SessionId>>,
+        also: Vec<Row>,
     ) -> Result<User> {
         let expect = Expect::Version(user.version);
         let mut user = user.clone();
         change(&mut user);
         user.version += 1;
         let mut rows = vec![Row::User { user: Box::new(user.clone()), password_hash, expect }];
-        rows.extend(end_sessions.map(|keep| Row::SessionsGone { user: user.id, keep }));
+        rows.extend(also);
         let resource = format!("user:{}", user.id);
         let audit = vec![self.audit_record(ctx, action, resource, AuditOutcome::Succeeded, None)];
         self.commit_detached(Change { rows, audit, ..Change::default() }).await?;
         Ok(user)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_name_costs_what_a_known_one_does() {
-        let hasher = Hasher::new();
-        let nobody = PasswordHash::new(hasher.nobody.expose()).expect("a hash like any other");
-        let made = Argon2::default().hash_password(b"correct horse 1").expect("hashed").to_string();
-        let made = PasswordHash::new(&made).expect("a hash");
-        assert_eq!((&nobody.algorithm, nobody.version, &nobody.params), (&made.algorithm, made.version, &made.params));
-        let cost = |name| made.params.get(name).and_then(|value| value.decimal().ok());
-        assert_eq!((cost("m"), cost("t"), cost("p")), (Some(19 * 1024), Some(2), Some(1)));
-        assert_eq!(nobody.hash.map(|hash| hash.len()), made.hash.map(|hash| hash.len()));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn as_many_hash_as_there_are_cores_and_only_so_many_wait() {
-        let hasher = Arc::new(Hasher::new());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let released = Arc::new(std::sync::Mutex::new(released));
-        let running = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let mut admitted = Vec::new();
-        for _ in 0..cores + 32 {
-            let (hasher, released, running) = (Arc::clone(&hasher), Arc::clone(&released), Arc::clone(&running));
-            admitted.push(tokio::spawn(async move {
-                let work = move || {
-                    running.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    released.lock().expect("no panic").recv().expect("released");
-                };
-                hasher.work(work).await
-            }));
-        }
-        while hasher.admitted.available_permits() > 0 || running.load(std::sync::atomic::Ordering::SeqCst) < cores {
-            tokio::task::yield_now().await;
-        }
-        let refused = hasher.work(|| ()).await.expect_err("nobody more may wait");
-        assert_eq!((refused.kind(), refused.retry_after().is_some()), (ErrorKind::Unavailable, true));
-        assert_eq!(running.load(std::sync::atomic::Ordering::SeqCst), cores, "the others wait");
-        (0..cores + 32).for_each(|_| release.send(()).expect("somebody waits"));
-        for admitted in admitted {
-            admitted.await.expect("joined").expect("done");
-        }
-        hasher.work(|| ()).await.expect("there is room again");
     }
 }

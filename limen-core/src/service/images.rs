@@ -363,6 +363,7 @@ fn on_image(
         owner: None,
         plan,
         rows,
+        memory_limit: None,
         preempt: false,
         detail: Some(name),
     }

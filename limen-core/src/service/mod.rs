@@ -8,9 +8,8 @@
 mod access;
 mod builder;
 mod check;
-mod consoles;
-mod events;
 mod follow;
+mod hasher;
 mod host;
 mod hosts;
 mod identity;
@@ -18,6 +17,7 @@ pub(crate) mod images;
 mod inventory;
 mod observer;
 pub(crate) mod operation;
+mod quota;
 mod render;
 mod seed;
 mod tokens;
@@ -37,12 +37,12 @@ use crate::model::{EventNumber, OwnerId};
 use crate::store::{Change, Committed, Install, Retention, Store};
 
 pub use builder::{AdminSeed, HostConfig, LimenBuilder};
-pub use events::{Events, Told};
 pub use hosts::{Health, HostHealth};
-pub use identity::{CreateUser, UpdateUser};
+pub use identity::{CreateUser, UpdateUser, UserView};
 pub use images::AddImage;
 pub use inventory::VmQuery;
 pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
+pub use quota::{HostReserve, QuotaView};
 pub use render::VmPage;
 pub use tokens::CreateToken;
 pub use vms::VmView;
@@ -83,8 +83,6 @@ pub struct Timings {
     pub prune: Duration,
     /// After how long without a word an operation that could go on counts as stuck: 2 min.
     pub stuck: Duration,
-    /// How long a stream of events is silent before it tells how far it is: 15 s.
-    pub mark: Duration,
 }
 
 impl Default for Timings {
@@ -101,7 +99,6 @@ impl Default for Timings {
             show: Duration::from_secs(5),
             prune: Duration::from_secs(3600),
             stuck: Duration::from_secs(120),
-            mark: Duration::from_secs(15),
         }
     }
 }
@@ -116,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) retention: Retention,
     /// How long a session lasts.
     pub(crate) session: Duration,
+    pub(crate) reserve: HostReserve,
     pub(crate) install: Install,
     /// Names this process in leases.
     pub(crate) holder: String,
@@ -125,9 +123,8 @@ pub(crate) struct Shared {
     /// The user whose owner gets the VMs that a simulator starts with.
     admin: Option<String>,
     images: Option<images::ImageDir>,
-    hasher: identity::Hasher,
+    hasher: hasher::Hasher,
     pages: render::PageCache,
-    streams: events::Streams,
     faults: Option<Arc<dyn FaultPlan>>,
 }
 

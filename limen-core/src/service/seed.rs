@@ -39,6 +39,7 @@ pub(super) async fn import(shared: &Shared, ownership: &Ownership, seen: &[(VmId
                     iso: None,
                     nics: Vec::new(),
                 },
+                raised: None,
                 phase: VmPhase::Defined,
                 autostart: vm.autostart,
                 created_by: vm.mark.map_or(OperationId(uuid::Uuid::nil()), |mark| mark.operation),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::model::{CreateDisk, CreateVm, DiskMode, UpdateVm};
+use crate::model::{CreateDisk, CreateVm, DiskMode, Quota, UpdateVm};
 
 pub(super) const MAX_VCPUS: u32 = 512;
 pub(super) const MIN_MEMORY_MIB: u64 = 16;
 pub(super) const MAX_MEMORY_MIB: u64 = 16 * 1024 * 1024;
 pub(super) const MAX_DISK_GIB: u64 = 64 * 1024;
+const MAX_LIMIT: i64 = 1_000_000_000_000;
 const MAX_DISKS: usize = 16;
 const MAX_NICS: usize = 16;
 const MAX_LABELS: usize = 64;
@@ -38,6 +39,17 @@ fn is_text(text: &str, lines: bool) -> bool {
         '\u{FFFE}' | '\u{FFFF}' => false,
         c => !c.is_control(),
     })
+}
+
+/// Limits of an owner.
+pub(super) fn quota(quota: &Quota) -> Result<()> {
+    for (resource, limit) in Quota::RESOURCES.into_iter().zip(quota.limits()) {
+        if limit.is_some_and(|limit| !(0..=MAX_LIMIT).contains(&limit)) {
+            let text = "A limit must be 0 to 1,000,000,000,000, or null for none.";
+            return Err(Error::invalid(format!("quota.{resource}"), text));
+        }
+    }
+    Ok(())
 }
 
 fn description(text: &str) -> Result<()> {

@@ -16,10 +16,10 @@ use crate::authz::Resource;
 use crate::context::{Action, Actor, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex::hex;
-use crate::hypervisor::{Mark, VolumeRef, VolumeSpec};
+use crate::hypervisor::{ConsoleKind, ConsoleStream, Mark, VolumeRef, VolumeSpec};
 use crate::model::{
     CreateDisk, CreateVm, Disk, DiskMode, EventNumber, Firmware, GIB, HostId, HostState, Image, ImageFormat, ImageId,
-    ImagePhase, Iso, Network, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction,
+    ImagePhase, Iso, Network, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction, Raised,
     Transition, UpdateVm, Vm, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat, VolumeId, VolumeRecord,
 };
 use crate::store::{Expect, Row};
@@ -86,7 +86,8 @@ impl Limen {
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists) (the name),
-    /// [`NoSpace`](ErrorKind::NoSpace), [`Unsupported`](ErrorKind::Unsupported).
+    /// [`QuotaExceeded`](ErrorKind::QuotaExceeded), [`NoSpace`](ErrorKind::NoSpace),
+    /// [`Unsupported`](ErrorKind::Unsupported).
     pub async fn create_vm(&self, ctx: &Context, create: CreateVm) -> Result<Operation> {
         self.authorize(ctx, Action::CreateVm, Resource::Any, "VM")?;
         if let Some(operation) = self.repeated(ctx, Action::CreateVm, &create).await? {
@@ -113,6 +114,7 @@ impl Limen {
             owner: Some(owner),
             plan: serde_json::to_value(&plan).map_err(Error::internal)?,
             rows,
+            memory_limit: self.memory_limit(&host),
             preempt: false,
             detail: Some(create.name.clone()),
         };
@@ -127,6 +129,8 @@ impl Limen {
     /// # Errors
     /// [`PreconditionFailed`](ErrorKind::PreconditionFailed): the record's version is not
     /// `expected`. [`AlreadyExists`](ErrorKind::AlreadyExists): the name.
+    /// [`QuotaExceeded`](ErrorKind::QuotaExceeded), [`NoSpace`](ErrorKind::NoSpace): more vCPUs or
+    /// memory than the owner, or the VMs of the host together, may have.
     pub async fn update_vm(
         &self,
         ctx: &Context,
@@ -146,9 +150,23 @@ impl Limen {
         {
             return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
         }
+        let raised = Raised {
+            vcpus: update.vcpus.unwrap_or_default().max(record.spec.vcpus),
+            memory_mib: update.memory_mib.unwrap_or_default().max(record.spec.memory_mib),
+        };
+        let raises = (raised.vcpus, raised.memory_mib) != (record.spec.vcpus, record.spec.memory_mib);
+        // The record that reserves is guarded by its row, and is itself the next version.
+        let expected = expected.filter(|_| !raises);
         let plan = UpdatePlan { vm: id, update: update.clone(), expected };
         let plan = serde_json::to_value(plan).map_err(Error::internal)?;
-        let proposal = on_vm(OperationKind::UpdateVm, &record, plan);
+        let mut proposal = on_vm(OperationKind::UpdateVm, &record, plan);
+        if raises {
+            // What it will come to is reserved before the first step, and given back with an undo.
+            let (raised, version) = (Some(raised), record.version + 1);
+            let reserving = VmRecord { raised, version, ..(*record).clone() };
+            proposal.rows = vec![Row::Vm { record: Box::new(reserving), expect: Expect::Version(record.version) }];
+            proposal.memory_limit = self.host(record.host).ok().and_then(|host| self.memory_limit(host));
+        }
         self.submit(ctx, &(id, &update), proposal).await
     }
 
@@ -210,6 +228,15 @@ impl Limen {
         self.submit(ctx, &request, proposal).await
     }
 
+    /// Opens a console of a running VM; any process may, not only the owner of the host.
+    ///
+    /// # Errors
+    /// [`Conflict`](ErrorKind::Conflict): it is not running.
+    pub async fn open_console(&self, ctx: &Context, id: VmId, kind: ConsoleKind) -> Result<ConsoleStream> {
+        let (shown, _) = self.find_managed(ctx, Action::OpenConsole, id)?;
+        self.host(shown.host)?.hypervisor.open_console(id, kind).await
+    }
+
     /// A VM in the actor's sight.
     fn find(&self, ctx: &Context, action: Action, id: VmId) -> Result<Shown> {
         let shown = self.shared.inventory.vm(id).ok_or_else(|| Error::not_found("VM"))?;
@@ -218,7 +245,7 @@ impl Limen {
     }
 
     /// A VM that LIMEN made.
-    pub(super) fn find_managed(&self, ctx: &Context, action: Action, id: VmId) -> Result<(Shown, Arc<VmRecord>)> {
+    fn find_managed(&self, ctx: &Context, action: Action, id: VmId) -> Result<(Shown, Arc<VmRecord>)> {
         let shown = self.find(ctx, action, id)?;
         match shown.record.clone() {
             Some(record) => Ok((shown, record)),
@@ -226,7 +253,7 @@ impl Limen {
         }
     }
 
-    fn owner_of(&self, ctx: &Context) -> Result<OwnerId> {
+    pub(super) fn owner_of(&self, ctx: &Context) -> Result<OwnerId> {
         match ctx.actor() {
             Actor::User { owner, .. } | Actor::Token { owner, .. } => Ok(*owner),
             Actor::Anonymous => Err(Error::new(ErrorKind::Unauthenticated, "A token is needed: log in first.")),
@@ -296,10 +323,7 @@ impl Limen {
             }
         };
         let wanted: u64 = volumes.iter().map(|planned| planned.volume.capacity_bytes).sum();
-        if host.info().is_some_and(|info| wanted > info.free_bytes) {
-            let text = "The host has less free space than the disks may grow to; make them smaller.";
-            return Err(Error::new(ErrorKind::NoSpace, text));
-        }
+        self.refuse_without_space(host, wanted)?;
         let nics = create.networks.iter().map(|network| Nic { mac: random_mac(), network: network.clone() }).collect();
         let now = self.now();
         images.sort_unstable();
@@ -319,6 +343,7 @@ impl Limen {
                 iso,
                 nics,
             },
+            raised: None,
             phase: VmPhase::Creating,
             autostart: create.autostart,
             created_by: operation,
@@ -408,6 +433,7 @@ fn on_vm(kind: OperationKind, record: &VmRecord, plan: serde_json::Value) -> Pro
         owner: Some(record.owner),
         plan,
         rows: Vec::new(),
+        memory_limit: None,
         preempt: false,
         detail: None,
     }

@@ -5,7 +5,7 @@
 //! change can be forgotten by the log. The number counter is the last row a transaction locks,
 //! which makes numbers dense and ordered as commits are.
 //!
-//! Locks are taken in one order: owner, image, VM, operation, counter.
+//! Locks are taken in one order: owner, host, image, VM, operation, counter.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 use crate::error::Result;
 use crate::model::{
     AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal, Operation,
-    OperationId, OwnerRecord, Page, PageRequest, SessionId, SessionRecord, TokenId, TokenRecord, User, UserId, VmId,
-    VmRecord, VolumeId, VolumeRecord,
+    OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, TokenId, TokenRecord, Usage,
+    User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 
@@ -117,6 +117,11 @@ pub enum Row {
     /// [`VmSpec::needs`](crate::model::VmSpec::needs)) must be
     /// [`Ready`](crate::model::ImagePhase::Ready) when it is inserted: else
     /// [`Conflict`](crate::ErrorKind::Conflict).
+    ///
+    /// What it comes to ([`Usage::of`]) counts for its owner from here on, exactly for as long as
+    /// the record is there. A figure that rises past the owner's limit is
+    /// [`QuotaExceeded`](crate::ErrorKind::QuotaExceeded) with the figures, also among any number
+    /// of changes at once.
     Vm {
         /// The record as it shall be.
         record: Box<VmRecord>,
@@ -165,8 +170,16 @@ pub enum Row {
     },
     /// An owner, inserted: else [`AlreadyExists`](crate::ErrorKind::AlreadyExists).
     Owner(OwnerRecord),
+    /// An owner's limits are from now on these; what is in use stays, also past a limit. No such
+    /// owner is [`NotFound`](crate::ErrorKind::NotFound).
+    OwnerQuota {
+        /// The owner.
+        owner: OwnerId,
+        /// The limits.
+        quota: Quota,
+    },
     /// An owner goes; it must own no VM: else [`Conflict`](crate::ErrorKind::Conflict).
-    OwnerGone(crate::model::OwnerId),
+    OwnerGone(OwnerId),
     /// A user. The name is unique. One enabled admin stays: a change that would take the role of
     /// admin or the flag from the last one is a [`Conflict`](crate::ErrorKind::Conflict), also
     /// where several such changes race.
@@ -249,6 +262,18 @@ pub struct Change {
     pub rows: Vec<Row>,
     /// Audit records.
     pub audit: Vec<AuditRecord>,
+    /// How much memory the VMs of a host may have together: rows that raise the sum past it are
+    /// [`NoSpace`](crate::ErrorKind::NoSpace).
+    pub memory_limit: Option<MemoryLimit>,
+}
+
+/// How much memory the VMs of a host may have together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// The host.
+    pub host: HostId,
+    /// The limit in MiB.
+    pub mib: i64,
 }
 
 /// What became of a [`Change`].
@@ -278,6 +303,10 @@ pub struct Snapshot {
     pub hosts: Vec<HostRecord>,
     /// Owners.
     pub owners: Vec<OwnerRecord>,
+    /// What counts for each owner: the sum of [`Usage::of`] over the owner's VMs.
+    pub used: BTreeMap<OwnerId, Usage>,
+    /// The memory of the VMs of each host together, in MiB.
+    pub host_memory_mib: BTreeMap<HostId, i64>,
     /// Users.
     pub users: Vec<User>,
     /// Sessions.
@@ -299,7 +328,7 @@ pub struct EventBatch {
 #[derive(Debug, Clone, Default)]
 pub struct OperationQuery {
     /// Only those of these owners.
-    pub owners: Option<Vec<crate::model::OwnerId>>,
+    pub owners: Option<Vec<OwnerId>>,
     /// Only those about this VM.
     pub vm: Option<VmId>,
     /// Which part; newest first.

@@ -3,11 +3,11 @@
 mod audit;
 mod auth;
 mod check;
-mod events;
 mod health;
 mod hosts;
 mod images;
 mod operations;
+mod quota;
 mod tokens;
 mod users;
 mod vms;
@@ -28,6 +28,8 @@ pub(crate) enum Tag {
     Users,
     /// API tokens, for programs.
     Tokens,
+    /// Limits and use of one's own.
+    Quota,
     /// Virtual machines.
     Vms,
     /// Disk and ISO images.
@@ -36,8 +38,6 @@ pub(crate) enum Tag {
     Hosts,
     /// Durable changes, at work and finished.
     Operations,
-    /// The numbered changes, as they happen.
-    Events,
     /// Who asked for what; for admins.
     Audit,
     /// Whether all agrees; for admins.
@@ -50,11 +50,11 @@ fn all() -> impl OpenApi {
         auth::Auth,
         users::Users,
         tokens::ApiTokens,
+        quota::Quota,
         vms::Vms,
         images::Images,
         hosts::Hosts,
         operations::Operations,
-        events::Events,
         audit::Audit,
         check::Check,
     )

@@ -33,9 +33,11 @@ impl Users {
         _query: Plain,
         Body(body): Body<CreateUserBody>,
     ) -> Result<Created<UserView>> {
-        let CreateUserBody { username: name, password, role, disabled } = body;
-        let user = caller.limen().create_user(&caller, CreateUser { name, password, role, disabled }).await?;
-        let location = format!("/api/users/{}", user.id);
+        let CreateUserBody { username: name, password, role, disabled, quota } = body;
+        let quota = quota.unwrap_or_default();
+        let create = CreateUser { name, password, role, disabled, quota };
+        let user = caller.limen().create_user(&caller, create).await?;
+        let location = format!("/api/users/{}", user.user.id);
         Ok(Json::of(&user.into())?.at(caller.event()).created(location))
     }
 
@@ -45,7 +47,7 @@ impl Users {
         Json::of(&caller.limen().get_user(&caller, UserId(id.0)).await?.into())
     }
 
-    /// Change a user's role, password or disabled flag
+    /// Change a user's role, password, disabled flag or limits
     #[oai(path = "/api/users/:id", method = "patch", operation_id = "update_user", tag = "Tag::Users")]
     async fn update_user(
         &self,
@@ -54,11 +56,13 @@ impl Users {
         _query: Plain,
         Body(body): Body<UpdateUserBody>,
     ) -> Result<Json<UserView>> {
-        let UpdateUserBody { role, password, disabled } = body;
+        let UpdateUserBody { role, password, disabled, quota } = body;
+        let quota = quota.unwrap_or_default();
         let has_password = password.is_some();
-        let user = caller.limen().update_user(&caller, UserId(id.0), UpdateUser { role, password, disabled }).await?;
+        let update = UpdateUser { role, password, disabled, quota };
+        let user = caller.limen().update_user(&caller, UserId(id.0), update).await?;
         if has_password {
-            caller.app().password_changed(&user.name).await;
+            caller.app().password_changed(&user.user.name).await;
         }
         Ok(Json::of(&user.into())?.at(caller.event()))
     }

@@ -6,7 +6,7 @@ type Set = fn(&mut CoreArgs, &str);
 
 #[test]
 fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
-    let cases: [(&str, Set, &str); 22] = [
+    let cases: [(&str, Set, &str); 27] = [
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu"),
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "QEMU:///system"),
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu:///sys\ntem"),
@@ -26,6 +26,11 @@ fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
         ("LIMEN_DATA_DIR", |a, v| a.data_dir = Some(v.into()), "relative"),
         ("LIMEN_VMS_DIR", |a, v| a.vms_dir = Some(v.into()), "./vms"),
         ("LIMEN_IMAGES_DIR", |a, v| a.images_dir = Some(v.into()), ""),
+        ("MEMORY_OVERCOMMIT", |a, v| a.memory_overcommit = Some(v.into()), "0"),
+        ("MEMORY_OVERCOMMIT", |a, v| a.memory_overcommit = Some(v.into()), "NaN"),
+        ("MEMORY_OVERCOMMIT", |a, v| a.memory_overcommit = Some(v.into()), "much"),
+        ("FREE_SPACE_GIB", |a, v| a.free_space_gib = Some(v.into()), "-1"),
+        ("FREE_SPACE_GIB", |a, v| a.free_space_gib = Some(v.into()), "2 GiB"),
         ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "INFO "),
         ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "verbose"),
         ("LOG_FORMAT", |a, v| a.log_format = Some(v.into()), "xml"),
@@ -82,6 +87,7 @@ fn without_any_value_the_embedded_defaults_hold() {
     assert_eq!(core.hypervisor, HypervisorChoice::Libvirt("qemu:///system".to_owned()));
     assert!(matches!(core.store, StoreChoice::Sqlite(path) if path == "/var/lib/limen/limen.db"));
     assert_eq!(core.vms_dir, PathBuf::from("/var/lib/limen/vms"));
+    assert_eq!(core.reserve, HostReserve { memory_overcommit: Some(1.5), free_bytes: 2 * GIB });
     let http = HttpArgs::default().judge().expect("defaults");
     assert_eq!(http.bind.to_string(), "0.0.0.0:18443");
     assert_eq!(http.token_expiry.as_secs(), 24 * 3600);

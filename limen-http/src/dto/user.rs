@@ -1,12 +1,13 @@
 //! Users, logins and tokens. On the wire a user's name is `username`.
 
-use limen_core::model::{OwnerId, User, UserId};
-use limen_core::{Role, Secret};
+use limen_core::model::{OwnerId, Quota, UpdateQuota, User, UserId};
+use limen_core::{Role, Secret, service};
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::quota::QuotaSchema;
 use super::{Described, Wire};
 
 /// A user, without anything secret.
@@ -17,14 +18,16 @@ pub(crate) struct UserView {
     role: Role,
     disabled: bool,
     owner: OwnerId,
+    quota: Quota,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
 
-impl From<User> for UserView {
-    fn from(user: User) -> Self {
+impl From<service::UserView> for UserView {
+    fn from(view: service::UserView) -> Self {
+        let service::UserView { user, quota } = view;
         let User { id, name, role, disabled, owner, created_at, .. } = user;
-        Self { id, username: name, role, disabled, owner, created_at }
+        Self { id, username: name, role, disabled, owner, quota, created_at }
     }
 }
 
@@ -42,6 +45,8 @@ pub(crate) struct UserSchema {
     disabled: bool,
     /// The owner whose objects are the user's own.
     owner: Uuid,
+    /// What the owner may have at most.
+    quota: QuotaSchema,
     /// When the user was made.
     created_at: OffsetDateTime,
 }
@@ -120,6 +125,8 @@ pub(crate) struct CreateUserBody {
     pub(crate) role: Role,
     #[serde(default)]
     pub(crate) disabled: bool,
+    #[serde(default, deserialize_with = "super::quota::object")]
+    pub(crate) quota: Option<Quota>,
 }
 
 /// A user to make.
@@ -137,6 +144,8 @@ pub(crate) struct CreateUserSchema {
     /// Whether the user is disabled for now.
     #[oai(default)]
     disabled: bool,
+    /// What the user's owner may have at most; without limits when it is missing.
+    quota: Option<QuotaSchema>,
 }
 
 impl Described for CreateUserBody {
@@ -153,6 +162,8 @@ pub(crate) struct UpdateUserBody {
     pub(crate) password: Option<Secret>,
     #[serde(default)]
     pub(crate) disabled: Option<bool>,
+    #[serde(default, deserialize_with = "super::quota::object")]
+    pub(crate) quota: Option<UpdateQuota>,
 }
 
 /// A change of a user; fields that are missing stay as they are.
@@ -166,6 +177,8 @@ pub(crate) struct UpdateUserSchema {
     password: Option<String>,
     /// Whether the user is disabled from now on.
     disabled: Option<bool>,
+    /// Limits from now on; what is in use stays, also past a limit.
+    quota: Option<QuotaSchema>,
 }
 
 impl Described for UpdateUserBody {

@@ -3,7 +3,6 @@
 mod abuse;
 mod document;
 mod errors;
-mod events;
 mod harness;
 mod json;
 mod jwt;

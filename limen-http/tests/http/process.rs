@@ -117,6 +117,8 @@ fn a_value_that_cannot_be_used_stops_the_start_and_names_its_variable() {
         ("ADMIN_USER", "no name"),
         ("ADMIN_PASSWORD", "short"),
         ("VIRT_TYPE", "fast"),
+        ("MEMORY_OVERCOMMIT", "much"),
+        ("FREE_SPACE_GIB", "-1"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "yaml"),
     ] {
@@ -258,6 +260,16 @@ fn the_command_line_works_without_a_server_too() {
     let added = with_stdin(add.args(["--local", "user", "add", "bob", "--password-stdin"]), PASSWORD);
     assert!(added.status.success(), "{added:?}");
     assert!(text(&["--local", "user", "list"]).contains("bob"));
+    let quota = ["--local", "user", "quota", "bob"];
+    let changed = text(&[&quota[..], &["--quota-vms", "3", "--quota-vcpus", "none", "--json"]].concat());
+    let changed: Value = serde_json::from_str(&changed).expect("JSON");
+    assert_eq!((&changed["vms"], &changed["vcpus"]), (&json!(3), &json!(null)));
+    let shown = text(&quota);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert!(shown.lines().any(|line| words(line) == ["vms", "3"]), "{shown}");
+    assert!(shown.lines().any(|line| words(line) == ["vcpus", "none"]), "{shown}");
+    let own = text(&["--local", "user", "quota"]);
+    assert!(own.lines().any(|line| words(line)[..2] == ["memory_mib", "none"]), "{own}");
     let image = home.path().join("disk.raw");
     std::fs::write(&image, vec![0_u8; 1 << 20]).expect("written");
     let added = text(&["image", "add", image.to_str().expect("a path"), "--name", "blank", "--json"]);

@@ -79,6 +79,50 @@ async fn users_are_made_listed_changed_and_deleted_by_admins_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_set_by_admins_shown_and_kept() {
+    let server = Server::start(0).await;
+    let admin = server.login("admin").await;
+    let quota = json!({"vms": 1, "memory_mib": 100});
+    let body = json!({"username": "alice", "password": PASSWORD, "role": "user", "quota": quota});
+    let made = server.call("POST", "/api/users", &admin, &body).await.expect(201);
+    let path = made.header("location").to_owned();
+    let limits = json!({"vms": 1, "vcpus": null, "memory_mib": 100, "disk_gib": null, "snapshots": null});
+    assert_eq!(made.json()["quota"], limits);
+    let alice = server.login("alice").await;
+    assert_eq!(server.get("/api/auth/me", &alice).await.expect(200).json()["quota"], limits);
+    server.vm(&alice, "one").await;
+    let own = server.get("/api/quota", &alice).await.expect(200).json();
+    let used = json!({"vms": 1, "vcpus": 1, "memory_mib": 64, "disk_gib": 0, "snapshots": 0});
+    assert_eq!(own, json!({"limits": limits, "used": used}));
+    let vm = json!({"name": "two", "vcpus": 1, "memory_mib": 64});
+    let refused = server.call("POST", "/api/vms", &alice, &vm).await.expect(409);
+    assert_eq!(refused.code(), "quota_exceeded");
+    let problem = refused.json();
+    let figures = [&problem["resource"], &problem["limit"], &problem["used"]];
+    assert_eq!(figures, [&json!("vms"), &json!(1), &json!(1)]);
+
+    // What is named changes, what is null goes, what is missing stays.
+    let change = json!({"quota": {"vms": null, "disk_gib": 7}});
+    let changed = server.call("PATCH", &path, &admin, &change).await.expect(200).json();
+    let limits = json!({"vms": null, "vcpus": null, "memory_mib": 100, "disk_gib": 7, "snapshots": null});
+    assert_eq!(changed["quota"], limits);
+    assert_eq!(server.get(&path, &admin).await.expect(200).json()["quota"], limits);
+    let refused = server.call("POST", "/api/vms", &alice, &vm).await.expect(409).json();
+    assert_eq!((&refused["resource"], &refused["used"]), (&json!("memory_mib"), &json!(64)));
+    for wrong in
+        [json!({"vms": -1}), json!({"cpus": 1}), json!({"vms": "many"}), json!({"vms": 1.5}), json!([]), json!([9])]
+    {
+        let refused = server.call("PATCH", &path, &admin, &json!({"quota": wrong})).await.expect(400);
+        assert_eq!(refused.code(), "invalid", "{wrong}");
+    }
+    // Nobody raises their own, and where it is read it is not written.
+    assert_eq!(server.call("PATCH", &path, &alice, &change).await.expect(403).code(), "forbidden");
+    server.call("PATCH", "/api/quota", &admin, &change).await.expect(405);
+    let taken = json!({"name": "two", "vcpus": 1, "memory_mib": 16, "quota": {"vms": 9}});
+    server.call("POST", "/api/vms", &alice, &taken).await.expect(400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_lives_from_create_to_delete() {
     let server = Server::start(0).await;
     let token = server.login("admin").await;

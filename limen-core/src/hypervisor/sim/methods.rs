@@ -38,7 +38,7 @@ impl Hypervisor for SimHypervisor {
                 hypervisor: concat!("LIMEN simulator ", env!("CARGO_PKG_VERSION")).to_owned(),
                 architecture: "x86_64".to_owned(),
                 cpus: 64,
-                memory_mib: 256 * 1024,
+                memory_mib: 64 * 1024 * 1024,
                 virt_type: VirtType::Test,
                 free_bytes: state.pool.free(),
             })

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Held, Inventory};
-use crate::model::{OwnerId, OwnerRecord, SessionId, SessionRecord, Token, TokenId, TokenRecord, User, UserId};
+use crate::model::{
+    OwnerId, OwnerRecord, Quota, SessionId, SessionRecord, Token, TokenId, TokenRecord, Usage, User, UserId,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct People {
@@ -77,6 +79,19 @@ impl People {
 }
 
 impl Inventory {
+    /// An owner's record, and what the owner's VMs come to.
+    pub(crate) fn owner(&self, id: OwnerId) -> Option<(OwnerRecord, Usage)> {
+        let state = self.read();
+        let owned = state.by_owner.0.get(&id).into_iter().flatten().filter_map(|vm| state.vms.get(vm));
+        let used = owned.filter_map(|entry| entry.record.as_deref()).map(Usage::of).sum();
+        state.people.owners.get(&id).map(|owner| (owner.clone(), used))
+    }
+
+    /// An owner's limits.
+    pub(crate) fn quota(&self, owner: OwnerId) -> Quota {
+        self.read().people.owners.get(&owner).map(|owner| owner.quota).unwrap_or_default()
+    }
+
     pub(crate) fn owner_named(&self, name: &str) -> Option<OwnerId> {
         self.read().people.owners.values().find(|owner| owner.name == name).map(|owner| owner.id)
     }

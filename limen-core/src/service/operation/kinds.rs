@@ -129,7 +129,7 @@ static UPDATE_VM: Kind = Kind {
             .undo(|cx| Box::pin(vms::restore_definition(cx))),
     ],
     finish: |cx| Box::pin(vms::updated(cx)),
-    undone: |_| Box::pin(nothing()),
+    undone: |cx| Box::pin(vms::not_updated(cx)),
 };
 
 static ADD_IMAGE: Kind = Kind {

@@ -28,7 +28,7 @@ use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, HostId, ImageId, Journal, Operation, OperationId, OperationKind,
     OperationState, OwnerId, Page, PageRequest, Progress, VmId,
 };
-use crate::store::{Change, IdempotencyKey, OperationQuery, OperationRow, OperationWrite, Row};
+use crate::store::{Change, IdempotencyKey, MemoryLimit, OperationQuery, OperationRow, OperationWrite, Row};
 
 pub(super) use images::{AddImagePlan, DeleteImagePlan, copy_format};
 pub(super) use vms::{
@@ -46,6 +46,7 @@ pub(super) struct Proposal {
     pub(super) owner: Option<OwnerId>,
     pub(super) plan: Value,
     pub(super) rows: Vec<Row>,
+    pub(super) memory_limit: Option<MemoryLimit>,
     pub(super) preempt: bool,
     /// A word for the audit: the power action, the name.
     pub(super) detail: Option<String>,
@@ -163,6 +164,7 @@ impl Limen {
             idempotency,
             rows: proposal.rows,
             audit: vec![audit],
+            memory_limit: proposal.memory_limit,
         };
         let committed = self.commit_detached(change).await.map_err(|error| match error.kind() {
             ErrorKind::Timeout => error.with_operation_id(operation.id),

@@ -473,6 +473,7 @@ impl Run {
                 idempotency: None,
                 rows: rows.clone(),
                 audit: audit.clone(),
+                memory_limit: None,
             };
             match self.shared.store.commit(change).await {
                 Ok(_) => return Ok(()),

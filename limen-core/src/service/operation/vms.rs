@@ -342,8 +342,18 @@ pub(super) async fn updated(cx: &StepContext) -> Result<Vec<Row>> {
     record.autostart = autostart.unwrap_or(record.autostart);
     record.spec.vcpus = vcpus.unwrap_or(record.spec.vcpus);
     record.spec.memory_mib = memory_mib.unwrap_or(record.spec.memory_mib);
+    record.raised = None;
     record.version += 1;
     record.updated_at = cx.shared.clock.now();
+    Ok(vec![Row::Vm { record: Box::new(record), expect }])
+}
+
+pub(super) async fn not_updated(cx: &StepContext) -> Result<Vec<Row>> {
+    let UpdatePlan { vm, .. } = cx.plan()?;
+    let record = cx.shared.inventory.vm(vm).and_then(|vm| vm.record).filter(|record| record.raised.is_some());
+    let Some(record) = record else { return Ok(Vec::new()) };
+    let expect = Expect::Version(record.version);
+    let record = VmRecord { raised: None, version: record.version + 1, ..(*record).clone() };
     Ok(vec![Row::Vm { record: Box::new(record), expect }])
 }
 

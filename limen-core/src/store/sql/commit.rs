@@ -1,7 +1,8 @@
 //! One change, in one transaction.
 //!
-//! What is locked comes in one order: idempotency key, lease, operation locks, owner, image, VM,
-//! operation, counter. What goes, goes before what comes, so that a name is free again in the same
+//! What is locked comes in one order: idempotency key, lease, operation locks, owner, host, image,
+//! VM, operation, counter; a VM that goes is deleted before its owner and host get back what it
+//! counted for. What goes, goes before what comes, so that a name is free again in the same
 //! change; each kind of row in the order of its ids.
 
 use super::driver::{Tx, args};
@@ -53,7 +54,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
     let mut ordered: Vec<&Row> = change.rows.iter().collect();
     ordered.sort_by_key(|row| rows::order(row));
     let mut facts = Vec::with_capacity(ordered.len() + 1);
-    rows::write(tx, &ordered, &mut facts).await?;
+    rows::write(tx, &ordered, change.memory_limit, &mut facts).await?;
 
     let mut operation = None;
     match &change.operation {

@@ -14,6 +14,7 @@ mod log;
 mod migrate;
 mod operations;
 mod prune;
+mod quota;
 mod read;
 mod rows;
 mod value;

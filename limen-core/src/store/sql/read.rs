@@ -21,6 +21,8 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
     let images = tx.all("SELECT document FROM images ORDER BY id", args![]).await?;
     let hosts = tx.all("SELECT document FROM hosts ORDER BY id", args![]).await?;
     let owners = tx.all("SELECT document FROM owners ORDER BY id", args![]).await?;
+    let used = super::quota::used(tx).await?;
+    let host_memory_mib = super::quota::host_memory_mib(tx).await?;
     let users = tx.all("SELECT document FROM users ORDER BY id", args![]).await?;
     let sessions = tx.all("SELECT document FROM sessions ORDER BY id", args![]).await?;
     let tokens = tx.all("SELECT document FROM tokens ORDER BY id", args![]).await?;
@@ -34,6 +36,8 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
             images: records(&images)?,
             hosts: records(&hosts)?,
             owners: records(&owners)?,
+            used,
+            host_memory_mib,
             users: records(&users)?,
             sessions: records(&sessions)?,
             tokens: records(&tokens)?,

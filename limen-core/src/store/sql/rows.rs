@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::driver::{Tx, args};
 use super::failure::Outcome;
 use super::value::{document, micros, name};
-use super::{images, vms};
+use super::{images, quota, vms};
 use crate::context::Role;
 use crate::error::{Error, ErrorKind};
 use crate::model::{
@@ -13,7 +13,7 @@ use crate::model::{
     UserId, VmId,
 };
 use crate::secret::Secret;
-use crate::store::{Expect, Row};
+use crate::store::{Expect, MemoryLimit, Row};
 
 /// Where a row comes in a change.
 pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
@@ -28,6 +28,7 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
         Row::UserGone(id) => (6, id.0, Uuid::nil()),
         Row::OwnerGone(id) => (7, id.0, Uuid::nil()),
         Row::Owner(record) => (8, record.id.0, Uuid::nil()),
+        Row::OwnerQuota { owner, .. } => (8, owner.0, Uuid::nil()),
         Row::User { user, .. } => (9, user.id.0, Uuid::nil()),
         Row::Session(record) => (10, record.id.0, Uuid::nil()),
         Row::Token(record) => (10, record.token.id.0, Uuid::nil()),
@@ -40,7 +41,12 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
 }
 
 /// Writes `rows`, which are in [`order`].
-pub(super) async fn write(tx: &mut Tx, rows: &[&Row], facts: &mut Vec<Fact>) -> Outcome<()> {
+pub(super) async fn write(
+    tx: &mut Tx,
+    rows: &[&Row],
+    memory_limit: Option<MemoryLimit>,
+    facts: &mut Vec<Fact>,
+) -> Outcome<()> {
     // Images that rows need are locked before the first VM, after the images that are written.
     let first_vm = rows.partition_point(|row| order(row).0 < 13);
     let (before, after) = rows.split_at(first_vm);
@@ -58,6 +64,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], facts: &mut Vec<Fact>) -> 
             Row::UserGone(id) => user_gone(tx, *id, facts).await?,
             Row::OwnerGone(id) => owner_gone(tx, *id, facts).await?,
             Row::Owner(record) => facts.push(owner(tx, record).await?),
+            Row::OwnerQuota { owner, quota } => facts.push(quota::limit(tx, *owner, quota).await?),
             Row::User { user, password_hash, expect } => {
                 facts.push(self::user(tx, user, password_hash.as_ref(), *expect).await?);
             }
@@ -68,6 +75,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], facts: &mut Vec<Fact>) -> 
             Row::Vm { .. } | Row::Status { .. } | Row::Volume(_) => {}
         }
     }
+    quota::reserve(tx, after, memory_limit).await?;
     let ready = images::lock_needed(tx, after).await?;
     vms::drop_changed_macs(tx, after).await?;
     for row in after {
@@ -87,8 +95,11 @@ pub(super) fn changed(noun: &str) -> Error {
 }
 
 async fn owner(tx: &mut Tx, record: &OwnerRecord) -> Outcome<Fact> {
-    let sql = "INSERT INTO owners (id, kind, name, document) VALUES ($1, $2, $3, $4)";
-    let written = tx.execute(sql, args![record.id, &record.kind, &record.name, document(record)?]).await;
+    let sql = "INSERT INTO owners (id, kind, name, document, limit_vms, limit_vcpus, limit_memory_mib, limit_disk_gib, \
+               limit_snapshots) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    let mut args = args![record.id, &record.kind, &record.name, document(record)?];
+    args.extend(record.quota.limits().map(Into::into));
+    let written = tx.execute(sql, args).await;
     written.map_err(|failure| failure.named("There is an owner of this name already.", ""))?;
     Ok(Fact::Owner { record: record.clone() })
 }
@@ -249,28 +260,22 @@ async fn host(tx: &mut Tx, record: &HostRecord, expect: Expect) -> Outcome<Fact>
 async fn status(tx: &mut Tx, host: HostId, seen: &HostVm) -> Outcome<Option<Fact>> {
     // A first revision is the number of the next event: it is higher than every one that the same
     // VM had before it was gone from this host.
-    let sql = "INSERT INTO statuses (host_id, vm_id, owner_id, state, revision, document) \
-               VALUES ($1, $2, (SELECT owner_id FROM vms WHERE id = $2), $3, \
-                       (SELECT value + 1 FROM event_counter), $4) \
+    let sql = "INSERT INTO statuses (host_id, vm_id, state, revision, document) \
+               VALUES ($1, $2, $3, (SELECT value + 1 FROM event_counter), $4) \
                ON CONFLICT (host_id, vm_id) DO UPDATE \
-               SET owner_id = COALESCE(excluded.owner_id, statuses.owner_id), state = excluded.state, \
-                   revision = statuses.revision + 1, document = excluded.document \
-               WHERE statuses.document <> excluded.document RETURNING revision, owner_id";
+               SET state = excluded.state, revision = statuses.revision + 1, document = excluded.document \
+               WHERE statuses.document <> excluded.document RETURNING revision";
     let line = tx.first(sql, args![host, seen.id, name(&seen.state)?, document(seen)?]).await;
     match line.map_err(|failure| failure.named("", "There is no such host."))? {
-        Some(line) => {
-            let (revision, owner) = (line.int(0)?, line.id_or_none(1)?);
-            Ok(Some(Fact::Status { host, seen: seen.clone(), revision, owner }))
-        }
+        Some(line) => Ok(Some(Fact::Status { host, seen: seen.clone(), revision: line.int(0)? })),
         None => Ok(None),
     }
 }
 
 async fn status_gone(tx: &mut Tx, host: HostId, vm: VmId, facts: &mut Vec<Fact>) -> Outcome<()> {
-    let sql = "DELETE FROM statuses WHERE host_id = $1 AND vm_id = $2 \
-               RETURNING COALESCE(owner_id, (SELECT owner_id FROM vms WHERE id = $2))";
-    if let Some(line) = tx.first(sql, args![host, vm]).await? {
-        facts.push(Fact::StatusGone { host, id: vm, owner: line.id_or_none(0)? });
+    let sql = "DELETE FROM statuses WHERE host_id = $1 AND vm_id = $2";
+    if tx.execute(sql, args![host, vm]).await? > 0 {
+        facts.push(Fact::StatusGone { host, id: vm });
     }
     Ok(())
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::driver::{Tx, args};
 use super::failure::Outcome;
 use super::images::Ready;
+use super::quota;
 use super::rows::changed;
-use super::value::{document, micros, name};
+use super::value::{document, micros, name, record};
 use crate::error::{Error, ErrorKind};
 use crate::model::{Fact, ImageId, VmId, VmRecord};
 use crate::store::{Expect, Row};
@@ -103,8 +104,9 @@ async fn need_images(tx: &mut Tx, record: &VmRecord, expect: Expect, ready: &Rea
 }
 
 pub(super) async fn gone(tx: &mut Tx, id: VmId, facts: &mut Vec<Fact>) -> Outcome<()> {
-    if let Some(line) = tx.first("DELETE FROM vms WHERE id = $1 RETURNING owner_id", args![id]).await? {
-        facts.push(Fact::VmGone { id, owner: line.id(0)? });
+    if let Some(line) = tx.first("DELETE FROM vms WHERE id = $1 RETURNING document", args![id]).await? {
+        quota::release(tx, &record(&line, 0)?).await?;
+        facts.push(Fact::VmGone { id });
     }
     Ok(())
 }

@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::HostVm;
 use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, Event, Firmware, HostId, HostRecord, Image, ImageFormat, ImageId, ImagePhase,
-    Journal, Nic, Operation, OperationId, OperationKind, OperationState, OwnerId, OwnerRecord, Progress, SessionId,
-    SessionRecord, Token, TokenId, TokenRecord, User, UserId, VmId, VmPhase, VmRecord, VmSpec, VmState, VolumeFormat,
-    VolumeId, VolumeRecord,
+    Journal, Nic, Operation, OperationId, OperationKind, OperationState, OwnerId, OwnerRecord, Progress, Quota,
+    SessionId, SessionRecord, Token, TokenId, TokenRecord, User, UserId, VmId, VmPhase, VmRecord, VmSpec, VmState,
+    VolumeFormat, VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 use crate::store::{Change, Committed, Expect, OperationRow, OperationWrite, Row, Store};
@@ -64,7 +64,12 @@ impl Fixture {
             labels: BTreeMap::new(),
             version: 1,
         };
-        let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: "ada".to_owned() };
+        let owner = OwnerRecord {
+            id: OwnerId::generate(),
+            kind: "user".to_owned(),
+            name: "ada".to_owned(),
+            quota: Quota::default(),
+        };
         let user = user("ada", owner.id);
         let change = Change {
             rows: vec![
@@ -110,6 +115,7 @@ impl Fixture {
                 iso: None,
                 nics: Vec::new(),
             },
+            raised: None,
             phase: VmPhase::Creating,
             autostart: false,
             created_by: OperationId::generate(),

@@ -7,6 +7,7 @@ mod fixture;
 mod lease;
 mod log;
 mod operations;
+mod quota;
 mod rows;
 mod users;
 
@@ -18,6 +19,7 @@ pub use self::fixture::{Fixture, refused};
 pub use self::lease::*;
 pub use self::log::*;
 pub use self::operations::*;
+pub use self::quota::*;
 pub use self::rows::*;
 pub use self::users::*;
 use crate::store::Store;
@@ -41,7 +43,6 @@ pub const ALL: &[Behaviour] = behaviours![
     what_is_gone_may_go_again,
     a_vm_needs_its_owner_and_host,
     a_status_is_written_when_it_differs,
-    events_of_a_vm_tell_its_owner,
     volumes_are_kept_without_events,
     an_image_must_be_ready_for_what_needs_it,
     a_linked_disk_guards_its_image,
@@ -57,6 +58,10 @@ pub const ALL: &[Behaviour] = behaviours![
     names_and_hashes_of_tokens_are_unique,
     tokens_go_alone_or_with_their_user,
     the_last_enabled_admin_stays,
+    what_vms_come_to_is_counted,
+    a_limit_refuses_what_rises_past_it,
+    a_limit_holds_in_parallel,
+    a_host_has_only_so_much_memory,
     an_operation_is_kept_with_its_journal,
     a_lock_is_busy_until_its_operation_is_finished,
     the_locks_that_are_held_are_listed,

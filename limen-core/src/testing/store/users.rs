@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixture::{Fixture, inserted, refused, session, token, user};
 use crate::context::Role;
 use crate::error::ErrorKind;
-use crate::model::{Fact, OwnerId, OwnerRecord, SessionId, UserId};
+use crate::model::{Fact, OwnerId, OwnerRecord, Quota, SessionId, UserId};
 use crate::secret::Secret;
 use crate::store::{Expect, Row, Store};
 
@@ -18,7 +18,12 @@ pub async fn names_of_users_and_owners_are_unique(store: Arc<dyn Store>) {
     let fixture = Fixture::new(store).await;
     let same = user("ada", fixture.owner);
     refused(fixture.write(vec![row(&same, None, Expect::Absent)]).await, ErrorKind::AlreadyExists);
-    let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: "ada".to_owned() };
+    let owner = OwnerRecord {
+        id: OwnerId::generate(),
+        kind: "user".to_owned(),
+        name: "ada".to_owned(),
+        quota: Quota::default(),
+    };
     refused(fixture.write(vec![Row::Owner(owner)]).await, ErrorKind::AlreadyExists);
     let orphan = user("bob", OwnerId::generate());
     refused(fixture.write(vec![row(&orphan, None, Expect::Absent)]).await, ErrorKind::Conflict);
@@ -119,7 +124,12 @@ pub async fn names_and_hashes_of_tokens_are_unique(store: Arc<dyn Store>) {
     let mut same_hash = token(fixture.user.id, "other");
     same_hash.hash.clone_from(&first.hash);
     refused(fixture.write(vec![Row::Token(Box::new(same_hash))]).await, ErrorKind::AlreadyExists);
-    let owner = OwnerRecord { id: OwnerId::generate(), kind: "user".to_owned(), name: "bob".to_owned() };
+    let owner = OwnerRecord {
+        id: OwnerId::generate(),
+        kind: "user".to_owned(),
+        name: "bob".to_owned(),
+        quota: Quota::default(),
+    };
     let bob = user("bob", owner.id);
     fixture.write(vec![Row::Owner(owner), row(&bob, None, Expect::Absent)]).await.expect("another user");
     let second = token(bob.id, "ci");
