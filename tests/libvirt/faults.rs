@@ -123,3 +123,32 @@ async fn a_hung_vm_delays_nobody() {
         host.remove_definition(vm.id).await.expect("remove");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_under_way_is_waited_for() {
+    let libvirt = PrivateLibvirt::start();
+    let (first, second) = (connect(&libvirt).await, connect(&libvirt).await);
+    let vm = definition("twice");
+    first.create_definition(&vm).await.expect("define");
+    for turn in 1.. {
+        assert!(turn < 50, "no start was met under way");
+        let follow = async {
+            let mut state = VmState::ShutOff;
+            until("it starts", BOOT, async || {
+                state = second.get(vm.id).await.expect("get the VM").state;
+                state != VmState::ShutOff
+            })
+            .await;
+            (state, second.change_power(vm.id, PowerAction::Start).await)
+        };
+        let (begun, (met, again)) = tokio::join!(first.change_power(vm.id, PowerAction::Start), follow);
+        begun.expect("start");
+        again.expect("a start that finds another one under way succeeds with it");
+        assert_eq!(listed(&first, vm.id).await.expect("listed").state, VmState::Running);
+        first.change_power(vm.id, PowerAction::PowerOff).await.expect("power off");
+        if met == VmState::Paused {
+            break;
+        }
+    }
+    first.remove_definition(vm.id).await.expect("remove");
+}

@@ -18,6 +18,14 @@ pub(super) fn change(link: &Link, conn: &Connect, id: VmId, action: PowerAction)
     let mut last = None;
     for _ in 0..TURNS {
         let (state, reason) = vm::state(&domain)?;
+        // Another call starts it, perhaps one of a process that was killed: what is asked for now
+        // waits for that one's end in libvirt's line. It is no guest that somebody has paused.
+        let starting = state == VmState::Paused && reason.as_deref() == Some("starting_up");
+        let state = match action {
+            PowerAction::Start if starting => VmState::ShutOff,
+            _ if starting => VmState::Running,
+            _ => state,
+        };
         match action.on(state) {
             Transition::Already => return Ok(()),
             Transition::Refused => break,
