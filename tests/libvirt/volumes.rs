@@ -103,3 +103,24 @@ async fn a_full_disk_is_told_and_leaves_a_volume_that_can_be_removed() {
     assert!(host.list_volumes().await.expect("list").is_empty());
     assert!(host.host_info().await.expect("host info").free_bytes <= 2 << 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_goes_while_others_are_made() {
+    let libvirt = PrivateLibvirt::start();
+    let host = connect(&libvirt).await;
+    // libvirt does not look at its pool anew while a volume is being made in it.
+    for _ in 0..5 {
+        let volumes: Vec<_> = (0..6).map(|_| blank(VolumeFormat::Qcow2, 1 << 30)).collect();
+        let made = futures_util::future::join_all(volumes.iter().map(|volume| host.create_volume(volume)));
+        let unknown: Vec<_> = (0..6).map(|_| reference(&blank(VolumeFormat::Raw, 1))).collect();
+        let gone = futures_util::future::join_all(unknown.into_iter().map(|volume| host.remove_volume(volume)));
+        let (made, gone) = tokio::join!(made, gone);
+        for result in made.into_iter().chain(gone) {
+            result.expect("neither is in the other's way");
+        }
+        for volume in &volumes {
+            host.remove_volume(reference(volume)).await.expect("remove");
+        }
+    }
+    assert_eq!(host.list_volumes().await.expect("list").len(), 0);
+}

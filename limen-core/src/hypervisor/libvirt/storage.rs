@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -36,6 +37,9 @@ pub(super) const TRANSFERS: usize = 4;
 const PIECE: u64 = 4 << 20;
 /// How much is sent to libvirt at a time.
 const CHUNK: usize = 256 << 10;
+/// How long a refresh of the pool waits for volumes that are being made, and how often it asks.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(5);
+const REFRESH_PAUSE: Duration = Duration::from_millis(20);
 /// The longest chain of backing volumes that is followed.
 const LONGEST_CHAIN: usize = 8;
 
@@ -111,6 +115,25 @@ pub(super) fn free_bytes(link: &Link, conn: &Connect) -> Result<u64> {
     Ok(pool.info().map_err(during("virStoragePoolGetInfo"))?.available)
 }
 
+/// Lets libvirt look at the pool's files anew. It refuses with an internal error while a volume is
+/// being made, which takes moments: so it is asked again.
+fn refresh(pool: &StoragePool) -> Result<()> {
+    let end = Instant::now() + REFRESH_PATIENCE;
+    loop {
+        match pool.refresh(0) {
+            Ok(_) => return Ok(()),
+            Err(error) if is(&error, ErrorNumber::InternalError) && Instant::now() < end => {
+                std::thread::sleep(REFRESH_PAUSE);
+            }
+            Err(error) if is(&error, ErrorNumber::InternalError) => {
+                let cause = from_libvirt("virStoragePoolRefresh", error);
+                return Err(unavailable().with_source(cause));
+            }
+            Err(error) => return Err(from_libvirt("virStoragePoolRefresh", error)),
+        }
+    }
+}
+
 fn find(pool: &StoragePool, volume: VolumeRef) -> Result<Option<StorageVol>> {
     match pool.lookup_storage_vol_by_name(&file_name(volume)) {
         Ok(found) => Ok(Some(found)),
@@ -183,7 +206,7 @@ pub(super) fn remove(link: &Link, conn: &Connect, volume: VolumeRef) -> Result<(
         Some(handle) => handle,
         None => {
             // libvirt may not have seen a file that came late.
-            pool.refresh(0).map_err(during("virStoragePoolRefresh"))?;
+            refresh(&pool)?;
             match find(&pool, volume)? {
                 Some(handle) => handle,
                 None => return Ok(()),
