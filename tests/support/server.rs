@@ -151,12 +151,16 @@ impl Server {
     /// Starts it again on the same data and port, killing it first if it runs,
     /// and waits until it is healthy.
     pub fn restart(&self) {
-        {
-            let mut child = self.child();
-            process::kill9(&mut child);
-            *child = spawn(&self.base, &self.program, self.port, &self.options);
-        }
+        self.spawn_again();
         self.wait_until_up();
+    }
+
+    /// Starts it again on the same data and port, killing it first if it runs,
+    /// and waits for nothing.
+    pub fn spawn_again(&self) {
+        let mut child = self.child();
+        process::kill9(&mut child);
+        *child = spawn(&self.base, &self.program, self.port, &self.options);
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {

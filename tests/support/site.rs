@@ -99,6 +99,14 @@ impl Site {
         self.postgres.as_ref().map(|(_, url)| url.as_str())
     }
 
+    /// Ends its PostgreSQL as a crash does and starts it again.
+    ///
+    /// # Panics
+    /// When its database is another one, or does not come up.
+    pub fn restart_database(&self) {
+        self.postgres.as_ref().expect("a site on PostgreSQL").0.restart_immediate();
+    }
+
     /// Rows of its database, unaligned.
     ///
     /// # Panics
@@ -139,6 +147,21 @@ impl Site {
         list.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// What `limen check` finds, straight on the Store and the host, a finding a line.
+    ///
+    /// # Panics
+    /// When it does not check at all.
+    #[track_caller]
+    pub fn check(&self) -> Vec<String> {
+        let mut check = self.server.command();
+        check.args(["--local", "check", "--json"]);
+        let output = process::run(&mut check, Duration::from_secs(60));
+        let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let findings = report["findings"].as_array().unwrap_or_else(|| panic!("no findings: {output:?}"));
+        assert_eq!(output.code == Some(0), findings.is_empty(), "{output:?}");
+        findings.iter().map(|f| format!("{} {}: {}", text(f, "kind"), text(f, "subject"), text(f, "detail"))).collect()
+    }
+
     /// Everything in which database, host and files do not agree; `foreign` are domains of others.
     pub fn disagreements(&self, foreign: &[&str]) -> Vec<String> {
         let mut found = Vec::new();
@@ -174,7 +197,7 @@ impl Site {
         found
     }
 
-    /// Waits until nothing disagrees.
+    /// Waits until nothing disagrees, for this judge and for `limen check`.
     ///
     /// # Panics
     /// With what does, at the deadline.
@@ -182,7 +205,10 @@ impl Site {
     pub fn wait_until_in_order(&self, deadline: Duration, foreign: &[&str]) {
         let end = Instant::now() + deadline;
         loop {
-            let found = self.disagreements(foreign);
+            let mut found = self.disagreements(foreign);
+            if found.is_empty() {
+                found = self.check();
+            }
             if found.is_empty() {
                 return;
             }
