@@ -147,6 +147,7 @@ behaviours! {
     a_check_finds_files_of_no_image
     a_check_finds_operations_that_stand_still
     a_check_finds_what_memory_shows_otherwise
+    a_check_finds_quotas_that_do_not_add_up
     a_check_changes_nothing
     what_is_at_work_is_no_finding
 }

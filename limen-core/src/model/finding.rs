@@ -96,6 +96,9 @@ findings! {
     OperationUnlocked = "operation_unlocked", Error;
     /// A lock is held by no unfinished operation.
     LockOrphaned = "lock_orphaned", Error;
+    /// What counts for an owner or a host is not the sum over the VMs, or a VM still counts for an
+    /// update that is over.
+    QuotaDiffers = "quota_differs", Error;
     /// What this process shows is not what the Store says.
     InventoryDiffers = "inventory_differs", Error;
 }

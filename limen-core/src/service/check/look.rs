@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::hypervisor::{HostVm, HostVolume};
 use crate::model::FindingKind as Kind;
 use crate::model::{
-    HostId, Image, ImageId, ImagePhase, Operation, OperationId, OperationKind, OperationState, VmId, VmPhase, VmRecord,
-    VmState, VolumeRecord,
+    HostId, Image, ImageId, ImagePhase, Operation, OperationId, OperationKind, OperationState, Quota, Usage, VmId,
+    VmPhase, VmRecord, VmState, VolumeRecord,
 };
 use crate::service::Shared;
 use crate::service::host::HostHandle;
@@ -122,6 +122,7 @@ impl Look {
         }
         look.unserved(&snapshot, shared);
         look.half_made(&snapshot, &busy, shared);
+        look.quotas(&snapshot, &busy);
         look.locks(&locks, &snapshot, &busy);
         if let Some(files) = files {
             look.images(&files, &snapshot.images, &busy);
@@ -305,6 +306,40 @@ impl Look {
             let phase = if record.phase == VmPhase::Creating { "creating" } else { "deleting" };
             let detail = format!("VM {:?} is {phase}, and no operation is at work on it.", record.name);
             self.add(Kind::VmHalfMade, format!("vm:{}", record.id), host, detail);
+        }
+    }
+
+    fn quotas(&mut self, snapshot: &Snapshot, busy: &Busy<'_>) {
+        let (mut owners, mut hosts): (BTreeMap<_, Usage>, BTreeMap<_, i64>) = Default::default();
+        for record in &snapshot.vms {
+            let usage = Usage::of(record);
+            let owner = owners.entry(record.owner).or_default();
+            *owner = *owner + usage;
+            *hosts.entry(record.host).or_default() += usage.memory_mib;
+            if record.raised.is_some() && !busy.vms.contains(&record.id) {
+                let detail = format!("VM {:?} still counts for an update that is over.", record.name);
+                self.add(Kind::QuotaDiffers, format!("vm:{}", record.id), None, detail);
+            }
+        }
+        for (id, counted) in &snapshot.used {
+            let sum = owners.remove(id).unwrap_or_default();
+            if sum != *counted {
+                let named = |usage: &Usage| {
+                    let figures = Quota::RESOURCES.iter().zip(usage.figures());
+                    figures.map(|(name, figure)| format!("{name} {figure}")).collect::<Vec<_>>().join(", ")
+                };
+                let (counted, sum) = (named(counted), named(&sum));
+                let detail = format!("For the owner count {counted}; the VMs come to {sum}.");
+                self.add(Kind::QuotaDiffers, format!("owner:{id}"), None, detail);
+            }
+        }
+        for host in &snapshot.hosts {
+            let counted = snapshot.host_memory_mib.get(&host.id).copied().unwrap_or_default();
+            let sum = hosts.get(&host.id).copied().unwrap_or_default();
+            if sum != counted {
+                let detail = format!("{counted} MiB count for the host; its VMs come to {sum}.");
+                self.add_as_of(0, Kind::QuotaDiffers, format!("host:{}", host.id), Some(host.name.clone()), detail);
+            }
         }
     }
 
