@@ -272,6 +272,8 @@ actions! {
     GetOperation = "get_operation";
     /// Cancel an operation.
     CancelOperation = "cancel_operation";
+    /// Follow the numbered events.
+    WatchEvents = "watch_events";
     /// Read one's own quota and what is in use.
     GetQuota = "get_quota";
     /// Read the audit.

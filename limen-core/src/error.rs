@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::OperationId;
+use crate::model::{EventNumber, OperationId};
 
 /// The result of every fallible call in this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,6 +59,8 @@ kinds! {
     Busy = "busy", retry: true;
     /// The owner's quota does not allow it; [`Error::quota`] has the figures.
     QuotaExceeded = "quota_exceeded", retry: false;
+    /// It was there and is kept no longer; [`Error::oldest`] names what still is.
+    Gone = "gone", retry: false;
     /// The object changed since the caller read it.
     PreconditionFailed = "precondition_failed", retry: false;
     /// The request is larger than allowed.
@@ -103,6 +105,7 @@ struct Inner {
     field: Option<String>,
     quota: Option<QuotaFigures>,
     operation_id: Option<OperationId>,
+    oldest: Option<EventNumber>,
     retry_after: Option<Duration>,
     source: Option<Source>,
 }
@@ -119,6 +122,7 @@ impl Error {
             field: None,
             quota: None,
             operation_id: None,
+            oldest: None,
             retry_after: None,
             source: None,
         }))
@@ -168,6 +172,15 @@ impl Error {
             Self::new(ErrorKind::Busy, "Another operation is at work on this object; wait for it or cancel it.");
         error.0.operation_id = Some(operation_id);
         error.0.retry_after = Some(Duration::from_secs(1));
+        error
+    }
+
+    /// Events that the log had and has no more; `oldest` is the number of the first that it still
+    /// has. `message` says why.
+    #[must_use]
+    pub fn gone(oldest: EventNumber, message: &str) -> Self {
+        let mut error = Self::new(ErrorKind::Gone, message);
+        error.0.oldest = Some(oldest);
         error
     }
 
@@ -237,6 +250,12 @@ impl Error {
     #[must_use]
     pub fn operation_id(&self) -> Option<OperationId> {
         self.0.operation_id
+    }
+
+    /// Of an [`ErrorKind::Gone`]: the number of the oldest event that is still kept.
+    #[must_use]
+    pub fn oldest(&self) -> Option<EventNumber> {
+        self.0.oldest
     }
 
     /// How long to wait before the next try.

@@ -33,6 +33,7 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::Busy
         | ErrorKind::QuotaExceeded
         | ErrorKind::Cancelled => StatusCode::CONFLICT,
+        ErrorKind::Gone => StatusCode::GONE,
         ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -55,6 +56,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::Conflict => "Not possible in this state",
         ErrorKind::Busy => "Another operation is at work",
         ErrorKind::QuotaExceeded => "The quota does not allow it",
+        ErrorKind::Gone => "Kept no longer",
         ErrorKind::PreconditionFailed => "Changed in the meantime",
         ErrorKind::TooLarge => "Too large",
         ErrorKind::RateLimited => "Too many requests",
@@ -199,6 +201,9 @@ impl Problem {
         }
         if let Some(id) = operation {
             members.insert("operation_id".to_owned(), json!(id));
+        }
+        if let Some(oldest) = self.core().and_then(Error::oldest) {
+            members.insert("oldest".to_owned(), json!(oldest));
         }
 
         Value::Object(members).to_string()

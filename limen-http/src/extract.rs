@@ -308,6 +308,26 @@ impl<'a> ApiExtractor<'a> for Starter {
     }
 }
 
+/// A `Last-Event-ID` header: the number of the event that the client saw last.
+#[derive(Debug)]
+pub(crate) struct LastEvent(pub(crate) Option<EventNumber>);
+
+impl<'a> ApiExtractor<'a> for LastEvent {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        let Some(value) = request.headers().get("last-event-id") else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default();
+        let number = text.parse().ok().filter(|number| (0..=LARGEST_EVENT).contains(number));
+        if number.is_none() {
+            return Err(Problem::invalid("last-event-id", "Last-Event-ID must be the number of an event.").into());
+        }
+        Ok(Self(number))
+    }
+}
+
 /// A JSON body, read by serde alone: unknown and repeated fields are refused.
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub(crate) T);

@@ -14,11 +14,13 @@ mod dto;
 mod edge;
 mod error;
 mod extract;
+mod line;
 mod logging;
 mod openapi;
 mod request_id;
 mod routes;
 mod server;
+mod sse;
 mod start;
 mod unparsed;
 

@@ -109,6 +109,7 @@ struct Traits {
     has_body: bool,
     starts_operation: bool,
     is_vm: bool,
+    is_stream: bool,
 }
 
 fn traits(path: &str, operation: &Value) -> Traits {
@@ -118,6 +119,7 @@ fn traits(path: &str, operation: &Value) -> Traits {
         has_body: operation["requestBody"].is_object(),
         starts_operation: operation["responses"]["202"].is_object() && !path.ends_with("/cancel"),
         is_vm: path == "/api/vms/{id}",
+        is_stream: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
     }
 }
 
@@ -155,6 +157,13 @@ fn add_headers(path: &str, method: &str, operation: &mut Value) {
             "The same key with the same request answers the same operation for 24 hours.",
         );
     }
+    if traits.is_stream {
+        add(
+            "Last-Event-ID",
+            json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_EVENT}),
+            "The `id` that came last: goes on from there, whatever `after` says.",
+        );
+    }
     if traits.is_vm && method == "get" {
         add("If-None-Match", tags(), "An `ETag` of this VM: answers 304 while it is still so.");
     }
@@ -175,7 +184,7 @@ fn add_headers(path: &str, method: &str, operation: &mut Value) {
             headers.insert(name.to_owned(), json!({"description": description, "schema": {"type": "string"}}));
         };
         send("X-Request-Id", "Names the request in the server's log.");
-        if has_event && (path.starts_with("/api/vms") || method != "get") {
+        if has_event && (path.starts_with("/api/vms") || method != "get" || traits.is_stream) {
             send("X-Limen-Event", "The number of the event that the answer shows.");
         }
         if traits.is_vm && method == "get" {
@@ -215,6 +224,13 @@ fn add_problems(path: &str, method: &str, operation: &mut Value) {
     }
     if changes {
         add("409", "`already_exists`, `conflict`, `busy`, `quota_exceeded` or `cancelled`: not possible in this state");
+    }
+    if traits.is_stream {
+        add(
+            "410",
+            "`gone`: the log does not reach back to this event, or ends before it; `oldest` is the first that it has",
+        );
+        add("429", "`rate_limited`: this user has too many streams open");
     }
     if traits.is_vm && changes {
         add("412", "`precondition_failed`: the record changed since it was read");

@@ -15,6 +15,7 @@ use poem::{Addr, Endpoint, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+use crate::line::Line;
 use crate::unparsed::{self, Answers, Documented};
 
 /// Headers of a request beyond this are refused.
@@ -80,15 +81,18 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         }
         let answers = Answers::default();
         let counted = answers.clone();
+        let line = Line::new(is_stopping.clone());
+        let its = line.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let (endpoint, answers) = (Arc::clone(&endpoint), answers.clone());
+            let (endpoint, answers, line) = (Arc::clone(&endpoint), answers.clone(), its.clone());
             async move {
                 if let Some(refusal) = unparsed::refuse(&request) {
                     return Ok(hyper::Response::from(refusal).map(|body| answers.count(body)));
                 }
                 let local = LocalAddr(Addr::SocketAddr(local));
                 let remote = RemoteAddr(Addr::SocketAddr(remote));
-                let request = Request::from((request, local, remote, Scheme::HTTP));
+                let mut request = Request::from((request, local, remote, Scheme::HTTP));
+                request.extensions_mut().insert(line);
                 let response = endpoint.call(request).await.unwrap_or_else(poem::Error::into_response);
                 Ok::<_, std::convert::Infallible>(hyper::Response::from(response).map(|body| answers.count(body)))
             }
@@ -103,12 +107,18 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         let stopped = async move {
             is_stopping.wait_for(|stopping| *stopping).await.ok();
         };
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = stopped => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let served = async {
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
+        };
+        let served = tokio::select! {
+            served = served => served,
+            () = line.is_cut() => return tracing::debug!(target: "limen", %remote, "a connection was cut"),
         };
         if let Err(error) = served {
             tracing::debug!(target: "limen", %error, %remote, "a connection ended early");

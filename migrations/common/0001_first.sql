@@ -132,6 +132,8 @@ CREATE INDEX vm_images_image ON vm_images (image_id);
 CREATE TABLE statuses (
     host_id TEXT NOT NULL REFERENCES hosts (id) ON DELETE CASCADE,
     vm_id TEXT NOT NULL,
+    -- Of the VM's record, also after that is gone; NULL where there never was one.
+    owner_id TEXT,
     state TEXT NOT NULL,
     revision BIGINT NOT NULL,
     document TEXT NOT NULL,

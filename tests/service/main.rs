@@ -1,6 +1,8 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
 mod check;
+mod consoles;
+mod events;
 mod processes;
 mod quotas;
 mod tokens;
@@ -21,6 +23,8 @@ use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
 use check::*;
+use consoles::*;
+use events::*;
 use processes::*;
 use quotas::*;
 use tokens::*;
@@ -141,6 +145,13 @@ behaviours! {
     whatever_ends_a_token_ends_it_at_once_everywhere
     the_audit_names_the_token
     consoles_end_with_the_vm
+    consoles_end_with_the_right
+    an_admin_is_told_every_number_and_no_secret
+    others_are_told_of_what_they_see
+    a_list_and_the_events_after_it_have_no_gap
+    a_stream_ends_with_its_right
+    what_is_kept_no_longer_is_said_to_be_gone
+    so_many_streams_are_enough
     pages_hold_every_vm_once
     a_check_finds_what_happened_on_the_host
     a_check_finds_rows_that_nothing_holds

@@ -72,6 +72,7 @@ pub const QUICK: Timings = Timings {
     show: Duration::from_secs(20),
     prune: Duration::from_secs(3600),
     stuck: Duration::from_secs(120),
+    mark: Duration::from_millis(300),
 };
 
 /// A host and a Store.

@@ -126,7 +126,7 @@ impl Authz for DenyAll {
 /// | users, audit, check | yes | | | |
 /// | add and delete images | yes | yes | | |
 /// | read images, hosts, networks, one's own quota | yes | yes | yes | yes |
-/// | see VMs and operations | all | all | own | own |
+/// | see VMs, operations and their events | all | all | own | own |
 /// | power, console, cancel | all | all | own | |
 /// | create VMs | yes | yes | yes | |
 /// | change and delete VMs | all | own | own | |
@@ -176,6 +176,7 @@ impl Authz for RoleAuthz {
             | Action::ListNetworks
             | Action::ListOperations
             | Action::GetOperation
+            | Action::WatchEvents
             | Action::GetQuota => true,
             Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
@@ -227,7 +228,11 @@ fn token_refusal(bound: Option<VmId>, action: Action, resource: Resource) -> Opt
     match resource {
         Resource::Vm { id, .. } => (id != bound).then_some(Decision::Conceal),
         Resource::Operation { vm, .. } => (vm != Some(bound)).then_some(Decision::Conceal),
-        Resource::Any if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations) => None,
+        Resource::Any
+            if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations | Action::WatchEvents) =>
+        {
+            None
+        }
         _ => Some(Decision::Deny),
     }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId, SessionRecord,
-    TokenId, TokenRecord, User, UserId, VmId, VmRecord,
+    EventKind, HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId,
+    SessionRecord, TokenId, TokenRecord, User, UserId, VmId, VmRecord,
 };
 
 /// The number of an event: dense, and in the order of commits. 0 is before the first.
@@ -40,6 +40,8 @@ pub enum Fact {
     VmGone {
         /// The VM.
         id: VmId,
+        /// Whose it was.
+        owner: OwnerId,
     },
     /// A host shows a VM like this.
     Status {
@@ -49,6 +51,9 @@ pub enum Fact {
         seen: HostVm,
         /// Rises with each change of what the host shows of this VM.
         revision: i64,
+        /// Whose VM it is; none where there is no record of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerId>,
     },
     /// A host shows a VM no more.
     StatusGone {
@@ -56,6 +61,9 @@ pub enum Fact {
         host: HostId,
         /// The VM.
         id: VmId,
+        /// Whose VM it is or was; none where there was no record of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerId>,
     },
     /// An operation is now this.
     Operation {
@@ -117,4 +125,29 @@ pub enum Fact {
         /// The token.
         id: TokenId,
     },
+}
+
+impl Fact {
+    /// What kind of fact it is.
+    #[must_use]
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Fact::Vm { .. } => EventKind::Vm,
+            Fact::VmGone { .. } => EventKind::VmGone,
+            Fact::Status { .. } => EventKind::Status,
+            Fact::StatusGone { .. } => EventKind::StatusGone,
+            Fact::Operation { .. } => EventKind::Operation,
+            Fact::Image { .. } => EventKind::Image,
+            Fact::ImageGone { .. } => EventKind::ImageGone,
+            Fact::Host { .. } => EventKind::Host,
+            Fact::User { .. } => EventKind::User,
+            Fact::UserGone { .. } => EventKind::UserGone,
+            Fact::Owner { .. } => EventKind::Owner,
+            Fact::OwnerGone { .. } => EventKind::OwnerGone,
+            Fact::Session { .. } => EventKind::Session,
+            Fact::SessionGone { .. } => EventKind::SessionGone,
+            Fact::Token { .. } => EventKind::Token,
+            Fact::TokenGone { .. } => EventKind::TokenGone,
+        }
+    }
 }

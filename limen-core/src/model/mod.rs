@@ -5,6 +5,7 @@
 
 mod audit;
 mod event;
+mod event_view;
 mod finding;
 mod host;
 mod id;
@@ -20,6 +21,7 @@ mod volume;
 
 pub use audit::{AuditOutcome, AuditRecord};
 pub use event::{Event, EventNumber, Fact};
+pub use event_view::{EventKind, EventObject, EventView, HostObject, StatusObject, VmObject};
 pub use finding::{CheckReport, Finding, FindingKind, Severity};
 pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
 pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};

@@ -13,7 +13,7 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, follow, identity, render};
+use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, render};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -213,6 +213,7 @@ impl LimenBuilder {
             images,
             hasher: Hasher::new()?,
             pages: render::PageCache::default(),
+            streams: events::Streams::default(),
             faults: self.faults,
             store,
         });

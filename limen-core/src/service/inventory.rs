@@ -6,6 +6,7 @@
 
 mod held;
 mod people;
+mod tail;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -26,6 +27,7 @@ use crate::model::{
 use crate::store::Snapshot;
 pub(crate) use held::Held;
 use people::People;
+use tail::Tail;
 
 /// Which VMs of a list; every condition that is given must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -124,12 +126,13 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Inventory {
     state: RwLock<State>,
+    tail: RwLock<Tail>,
     applied: watch::Sender<EventNumber>,
 }
 
 impl Inventory {
     pub(crate) fn new() -> Self {
-        Self { state: RwLock::new(State::default()), applied: watch::Sender::new(-1) }
+        Self { state: RwLock::default(), tail: RwLock::default(), applied: watch::Sender::new(-1) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -159,6 +162,7 @@ impl Inventory {
         for id in ids {
             state.show(id);
         }
+        self.tail.write().unwrap_or_else(PoisonError::into_inner).restart(snapshot.event);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         self.applied.send_replace(snapshot.event);
     }
@@ -166,11 +170,14 @@ impl Inventory {
     /// Applies the next events of the log, in order.
     pub(crate) fn apply(&self, events: Vec<Event>) {
         let last = {
+            // Both at once: whoever sees a number in the one finds its event in the other.
+            let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
                 if event.number <= state.event {
                     continue;
                 }
+                tail.push(&event);
                 state.event = event.number;
                 state.apply(event.fact);
             }
@@ -279,6 +286,10 @@ impl Inventory {
         self.read().images.values().cloned().collect()
     }
 
+    pub(crate) fn host_name(&self, id: HostId) -> String {
+        self.read().hosts.get(&id).map_or_else(|| id.to_string(), |record| record.name.clone())
+    }
+
     pub(crate) fn host_labels(&self, id: HostId) -> BTreeMap<String, String> {
         self.read().hosts.get(&id).map(|record| record.labels.clone()).unwrap_or_default()
     }
@@ -321,11 +332,11 @@ impl State {
     fn apply(&mut self, fact: Fact) {
         match fact {
             Fact::Vm { record } => self.change(record.id, |entry| entry.record = Some(Arc::new(record))),
-            Fact::VmGone { id } => self.change(id, |entry| entry.record = None),
+            Fact::VmGone { id, .. } => self.change(id, |entry| entry.record = None),
             Fact::Status { host, seen, .. } => {
                 self.change(seen.id, |entry| entry.seen = Some((host, Arc::new(seen))));
             }
-            Fact::StatusGone { host, id } => self.change(id, |entry| {
+            Fact::StatusGone { host, id, .. } => self.change(id, |entry| {
                 if entry.seen.as_ref().is_some_and(|(on, _)| *on == host) {
                     entry.seen = None;
                 }

@@ -8,6 +8,8 @@
 mod access;
 mod builder;
 mod check;
+mod consoles;
+mod events;
 mod follow;
 mod hasher;
 mod host;
@@ -37,6 +39,7 @@ use crate::model::{EventNumber, OwnerId};
 use crate::store::{Change, Committed, Install, Retention, Store};
 
 pub use builder::{AdminSeed, HostConfig, LimenBuilder};
+pub use events::{Events, Told};
 pub use hosts::{Health, HostHealth};
 pub use identity::{CreateUser, UpdateUser, UserView};
 pub use images::AddImage;
@@ -83,6 +86,8 @@ pub struct Timings {
     pub prune: Duration,
     /// After how long without a word an operation that could go on counts as stuck: 2 min.
     pub stuck: Duration,
+    /// How long a stream of events is silent before it tells how far it is: 15 s.
+    pub mark: Duration,
 }
 
 impl Default for Timings {
@@ -99,6 +104,7 @@ impl Default for Timings {
             show: Duration::from_secs(5),
             prune: Duration::from_secs(3600),
             stuck: Duration::from_secs(120),
+            mark: Duration::from_secs(15),
         }
     }
 }
@@ -125,6 +131,7 @@ pub(crate) struct Shared {
     images: Option<images::ImageDir>,
     hasher: hasher::Hasher,
     pages: render::PageCache,
+    streams: events::Streams,
     faults: Option<Arc<dyn FaultPlan>>,
 }
 

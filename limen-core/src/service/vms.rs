@@ -16,7 +16,7 @@ use crate::authz::Resource;
 use crate::context::{Action, Actor, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex::hex;
-use crate::hypervisor::{ConsoleKind, ConsoleStream, Mark, VolumeRef, VolumeSpec};
+use crate::hypervisor::{Mark, VolumeRef, VolumeSpec};
 use crate::model::{
     CreateDisk, CreateVm, Disk, DiskMode, EventNumber, Firmware, GIB, HostId, HostState, Image, ImageFormat, ImageId,
     ImagePhase, Iso, Network, Nic, Operation, OperationId, OperationKind, OwnerId, PageRequest, PowerAction, Raised,
@@ -228,15 +228,6 @@ impl Limen {
         self.submit(ctx, &request, proposal).await
     }
 
-    /// Opens a console of a running VM; any process may, not only the owner of the host.
-    ///
-    /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict): it is not running.
-    pub async fn open_console(&self, ctx: &Context, id: VmId, kind: ConsoleKind) -> Result<ConsoleStream> {
-        let (shown, _) = self.find_managed(ctx, Action::OpenConsole, id)?;
-        self.host(shown.host)?.hypervisor.open_console(id, kind).await
-    }
-
     /// A VM in the actor's sight.
     fn find(&self, ctx: &Context, action: Action, id: VmId) -> Result<Shown> {
         let shown = self.shared.inventory.vm(id).ok_or_else(|| Error::not_found("VM"))?;
@@ -245,7 +236,7 @@ impl Limen {
     }
 
     /// A VM that LIMEN made.
-    fn find_managed(&self, ctx: &Context, action: Action, id: VmId) -> Result<(Shown, Arc<VmRecord>)> {
+    pub(super) fn find_managed(&self, ctx: &Context, action: Action, id: VmId) -> Result<(Shown, Arc<VmRecord>)> {
         let shown = self.find(ctx, action, id)?;
         match shown.record.clone() {
             Some(record) => Ok((shown, record)),

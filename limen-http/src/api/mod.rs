@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod check;
+mod events;
 mod health;
 mod hosts;
 mod images;
@@ -38,6 +39,8 @@ pub(crate) enum Tag {
     Hosts,
     /// Durable changes, at work and finished.
     Operations,
+    /// The numbered changes, as they happen.
+    Events,
     /// Who asked for what; for admins.
     Audit,
     /// Whether all agrees; for admins.
@@ -55,6 +58,7 @@ fn all() -> impl OpenApi {
         images::Images,
         hosts::Hosts,
         operations::Operations,
+        events::Events,
         audit::Audit,
         check::Check,
     )

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use limen_core::hypervisor::ConsoleKind;
 use limen_core::model::{
-    AuditOutcome, DiskMode, FindingKind, Firmware, HostState, ImageFormat, ImagePhase, OperationKind, OperationState,
-    PowerAction, Severity, VirtType, VmState, VolumeFormat,
+    AuditOutcome, DiskMode, EventKind, FindingKind, Firmware, HostState, ImageFormat, ImagePhase, OperationKind,
+    OperationState, PowerAction, Severity, VirtType, VmPhase, VmState, VolumeFormat,
 };
 use limen_core::{Action, ErrorKind, Role};
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
@@ -39,6 +39,7 @@ enumerated! {
     DiskMode: &[DiskMode::Full, DiskMode::Linked];
     ErrorKind: ErrorKind::ALL;
     FindingKind: FindingKind::ALL;
+    EventKind: EventKind::ALL;
     Firmware: &[Firmware::Bios, Firmware::Uefi];
     HostState: &[HostState::Up, HostState::Stale, HostState::Unknown];
     ImageFormat: &[ImageFormat::Qcow2, ImageFormat::Raw, ImageFormat::Iso];
@@ -52,6 +53,7 @@ enumerated! {
     Role: &[Role::Admin, Role::Operator, Role::User, Role::Viewer];
     Severity: &Severity::ALL;
     VirtType: &[VirtType::Kvm, VirtType::Qemu, VirtType::Test];
+    VmPhase: &[VmPhase::Creating, VmPhase::Defined, VmPhase::Deleting];
     VmState: &VmState::ALL;
     VolumeFormat: &[VolumeFormat::Qcow2, VolumeFormat::Raw];
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod enums;
+mod event;
 mod host;
 mod image;
 mod operation;
@@ -19,6 +20,7 @@ use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
 use uuid::Uuid;
 
 pub(crate) use enums::Wire;
+pub(crate) use event::{EventQuery, EventSchema};
 pub(crate) use host::{HealthHost, HealthReport};
 pub(crate) use operation::OperationListQuery;
 pub(crate) use token::{CreateTokenBody, TokenView};
@@ -92,4 +94,7 @@ pub(crate) struct ProblemSchema {
     /// How much of it is in use.
     #[oai(skip_serializing_if_is_none)]
     used: Option<i64>,
+    /// The oldest event that is still kept.
+    #[oai(skip_serializing_if_is_none)]
+    oldest: Option<i64>,
 }

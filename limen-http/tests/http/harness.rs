@@ -18,9 +18,19 @@ pub(crate) const PASSWORD: &str = "correct horse 1";
 pub(crate) const SECRET: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
 /// The OpenAPI document, to which every answer of every test is held.
-struct Contract(Value);
+pub(crate) struct Contract(Value);
 
 impl Contract {
+    pub(crate) fn new() -> Self {
+        Self(limen_http::document().expect("a document"))
+    }
+
+    /// Holds `value` to the schema of this name.
+    #[track_caller]
+    pub(crate) fn fits_schema(&self, name: &str, value: &Value) {
+        self.fits(&self.0["components"]["schemas"][name], value, name);
+    }
+
     #[track_caller]
     fn hold(&self, method: &Method, path: &str, answer: &Answer) {
         let parts: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
@@ -149,7 +159,7 @@ impl Server {
             .expect("a service");
         let app = App::new(limen.clone(), &Secret::new(SECRET));
         let endpoint = endpoint(Arc::new(app)).expect("an endpoint").boxed();
-        let contract = Contract(limen_http::document().expect("a document"));
+        let contract = Contract::new();
         let server = Self { limen, endpoint, contract, _images: images };
         server.until_ready(vms).await;
         server

@@ -3,6 +3,7 @@
 mod abuse;
 mod document;
 mod errors;
+mod events;
 mod harness;
 mod json;
 mod jwt;

@@ -112,6 +112,14 @@ impl Line {
     pub(super) fn id<T: std::str::FromStr<Err = uuid::Error>>(&self, column: usize) -> Outcome<T> {
         self.text(column)?.parse().map_err(|error: uuid::Error| Failure::Refused(Error::internal(error)))
     }
+
+    /// An id out of a text column that may hold none.
+    pub(super) fn id_or_none<T: std::str::FromStr<Err = uuid::Error>>(&self, column: usize) -> Outcome<Option<T>> {
+        match self.text_or_none(column)? {
+            Some(_) => self.id(column).map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 /// The connections to one database.

@@ -39,7 +39,7 @@ pub(super) async fn append(tx: &mut Tx, operation: Option<OperationId>, facts: &
             let mut args = Vec::with_capacity(chunk * 5);
             for (fact, document) in rest.by_ref().take(chunk) {
                 number += 1;
-                args.extend(args![number, at, operation, kind(fact), document]);
+                args.extend(args![number, at, operation, fact.kind().as_str(), document]);
             }
             insert(tx, chunk, args).await?;
         }
@@ -128,31 +128,5 @@ fn event(line: &Line) -> Outcome<Option<Event>> {
             return Ok(None);
         }
     };
-    let operation = match line.text_or_none(2)? {
-        Some(_) => Some(line.id(2)?),
-        None => None,
-    };
-    Ok(Some(Event { number, at: value::time(line.int(1)?)?, operation, fact }))
-}
-
-/// The name of a fact, as its document has it.
-fn kind(fact: &Fact) -> &'static str {
-    match fact {
-        Fact::Vm { .. } => "vm",
-        Fact::VmGone { .. } => "vm_gone",
-        Fact::Status { .. } => "status",
-        Fact::StatusGone { .. } => "status_gone",
-        Fact::Operation { .. } => "operation",
-        Fact::Image { .. } => "image",
-        Fact::ImageGone { .. } => "image_gone",
-        Fact::Host { .. } => "host",
-        Fact::User { .. } => "user",
-        Fact::UserGone { .. } => "user_gone",
-        Fact::Owner { .. } => "owner",
-        Fact::OwnerGone { .. } => "owner_gone",
-        Fact::Session { .. } => "session",
-        Fact::SessionGone { .. } => "session_gone",
-        Fact::Token { .. } => "token",
-        Fact::TokenGone { .. } => "token_gone",
-    }
+    Ok(Some(Event { number, at: value::time(line.int(1)?)?, operation: line.id_or_none(2)?, fact }))
 }

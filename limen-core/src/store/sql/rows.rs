@@ -260,22 +260,28 @@ async fn host(tx: &mut Tx, record: &HostRecord, expect: Expect) -> Outcome<Fact>
 async fn status(tx: &mut Tx, host: HostId, seen: &HostVm) -> Outcome<Option<Fact>> {
     // A first revision is the number of the next event: it is higher than every one that the same
     // VM had before it was gone from this host.
-    let sql = "INSERT INTO statuses (host_id, vm_id, state, revision, document) \
-               VALUES ($1, $2, $3, (SELECT value + 1 FROM event_counter), $4) \
+    let sql = "INSERT INTO statuses (host_id, vm_id, owner_id, state, revision, document) \
+               VALUES ($1, $2, (SELECT owner_id FROM vms WHERE id = $2), $3, \
+                       (SELECT value + 1 FROM event_counter), $4) \
                ON CONFLICT (host_id, vm_id) DO UPDATE \
-               SET state = excluded.state, revision = statuses.revision + 1, document = excluded.document \
-               WHERE statuses.document <> excluded.document RETURNING revision";
+               SET owner_id = COALESCE(excluded.owner_id, statuses.owner_id), state = excluded.state, \
+                   revision = statuses.revision + 1, document = excluded.document \
+               WHERE statuses.document <> excluded.document RETURNING revision, owner_id";
     let line = tx.first(sql, args![host, seen.id, name(&seen.state)?, document(seen)?]).await;
     match line.map_err(|failure| failure.named("", "There is no such host."))? {
-        Some(line) => Ok(Some(Fact::Status { host, seen: seen.clone(), revision: line.int(0)? })),
+        Some(line) => {
+            let (revision, owner) = (line.int(0)?, line.id_or_none(1)?);
+            Ok(Some(Fact::Status { host, seen: seen.clone(), revision, owner }))
+        }
         None => Ok(None),
     }
 }
 
 async fn status_gone(tx: &mut Tx, host: HostId, vm: VmId, facts: &mut Vec<Fact>) -> Outcome<()> {
-    let sql = "DELETE FROM statuses WHERE host_id = $1 AND vm_id = $2";
-    if tx.execute(sql, args![host, vm]).await? > 0 {
-        facts.push(Fact::StatusGone { host, id: vm });
+    let sql = "DELETE FROM statuses WHERE host_id = $1 AND vm_id = $2 \
+               RETURNING COALESCE(owner_id, (SELECT owner_id FROM vms WHERE id = $2))";
+    if let Some(line) = tx.first(sql, args![host, vm]).await? {
+        facts.push(Fact::StatusGone { host, id: vm, owner: line.id_or_none(0)? });
     }
     Ok(())
 }

@@ -105,8 +105,9 @@ async fn need_images(tx: &mut Tx, record: &VmRecord, expect: Expect, ready: &Rea
 
 pub(super) async fn gone(tx: &mut Tx, id: VmId, facts: &mut Vec<Fact>) -> Outcome<()> {
     if let Some(line) = tx.first("DELETE FROM vms WHERE id = $1 RETURNING document", args![id]).await? {
-        quota::release(tx, &record(&line, 0)?).await?;
-        facts.push(Fact::VmGone { id });
+        let gone: VmRecord = record(&line, 0)?;
+        quota::release(tx, &gone).await?;
+        facts.push(Fact::VmGone { id, owner: gone.owner });
     }
     Ok(())
 }

@@ -119,7 +119,7 @@ pub async fn a_snapshot_and_the_events_after_it_have_no_gap(store: Arc<dyn Store
         for event in events.iter().filter(|event| event.number > snapshot.event) {
             match event.fact.clone() {
                 Fact::Vm { record } => drop(vms.insert(record.id, record)),
-                Fact::VmGone { id } => drop(vms.remove(&id)),
+                Fact::VmGone { id, .. } => drop(vms.remove(&id)),
                 Fact::Status { seen, revision, .. } => drop(statuses.insert(seen.id, (seen, revision))),
                 Fact::StatusGone { id, .. } => drop(statuses.remove(&id)),
                 _ => {}

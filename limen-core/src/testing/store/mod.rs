@@ -43,6 +43,7 @@ pub const ALL: &[Behaviour] = behaviours![
     what_is_gone_may_go_again,
     a_vm_needs_its_owner_and_host,
     a_status_is_written_when_it_differs,
+    events_of_a_vm_tell_its_owner,
     volumes_are_kept_without_events,
     an_image_must_be_ready_for_what_needs_it,
     a_linked_disk_guards_its_image,

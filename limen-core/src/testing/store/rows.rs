@@ -8,7 +8,7 @@ use super::fixture::{Fixture, audit, image, inserted, nic, refused, updated};
 use crate::error::ErrorKind;
 use crate::model::{
     Disk, DiskMode, Fact, HostId, ImageId, ImagePhase, Iso, OperationKind, OwnerId, OwnerRecord, PageRequest, Quota,
-    VmId, VmState, VolumeFormat, VolumeId,
+    VmId, VmRecord, VmState, VolumeFormat, VolumeId,
 };
 use crate::store::{Change, Expect, Row, Store};
 
@@ -184,10 +184,42 @@ pub async fn a_status_is_written_when_it_differs(store: Arc<dyn Store>) {
     assert_eq!((other, revision().await), (first + 1, one + 1));
     let event = fixture.events().await.pop().expect("an event");
     let seen = fixture.seen(vm, VmState::Running);
-    assert_eq!(event.fact, Fact::Status { host: fixture.host, seen, revision: one + 1 });
+    assert_eq!(event.fact, Fact::Status { host: fixture.host, seen, revision: one + 1, owner: None });
     fixture.write(vec![Row::StatusGone { host: fixture.host, vm }]).await.expect("gone");
     fixture.write(vec![fixture.status(vm, VmState::ShutOff)]).await.expect("back");
     assert!(revision().await > one + 1);
+}
+
+/// Whose a VM is stands in every event of it, to the last one, whatever goes first.
+pub async fn events_of_a_vm_tell_its_owner(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let (one, two) = (fixture.vm("one"), fixture.vm("two"));
+    let status = |vm: &VmRecord| fixture.status(vm.id, VmState::Running);
+    let status_gone = |vm: &VmRecord| Row::StatusGone { host: fixture.host, vm: vm.id };
+    fixture.write(vec![inserted(&one), status(&two)]).await.expect("one has no status, two no record");
+    fixture.write(vec![status(&one), inserted(&two)]).await.expect("both have both");
+    let before = fixture.last().await;
+    fixture.write(vec![Row::VmGone(one.id)]).await.expect("the record goes first");
+    fixture.write(vec![status_gone(&one)]).await.expect("then the status");
+    fixture.write(vec![status_gone(&two)]).await.expect("the status goes first");
+    fixture.write(vec![Row::VmGone(two.id)]).await.expect("then the record");
+    let owner = fixture.owner;
+    let events = fixture.events().await;
+    let of_status: Vec<_> = events.iter().filter(|event| matches!(event.fact, Fact::Status { .. })).collect();
+    let owners = of_status.iter().map(|event| match &event.fact {
+        Fact::Status { owner, .. } => *owner,
+        _ => None,
+    });
+    assert_eq!(owners.collect::<Vec<_>>(), [None, Some(owner)]);
+    let gone: Vec<_> = events.into_iter().filter(|event| event.number > before).map(|event| event.fact).collect();
+    let host = fixture.host;
+    let expected = [
+        Fact::VmGone { id: one.id, owner },
+        Fact::StatusGone { host, id: one.id, owner: Some(owner) },
+        Fact::StatusGone { host, id: two.id, owner: Some(owner) },
+        Fact::VmGone { id: two.id, owner },
+    ];
+    assert_eq!(gone, expected);
 }
 
 /// Volumes make no event, are replaced by id, and tell their maker after they are gone.
