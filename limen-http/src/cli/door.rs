@@ -71,6 +71,26 @@ impl Door {
         self.call(Method::GET, path, None).await
     }
 
+    /// An answer of a server that does not end, with one more header.
+    pub(super) async fn stream(&self, path: &str, header: Option<(&str, String)>) -> Result<reqwest::Response> {
+        let Way::Server { url, token, .. } = &self.0 else {
+            return Err(Failure::new(1, "a stream of this process's own needs no door"));
+        };
+        let client = reqwest::Client::builder().no_proxy().read_timeout(Duration::from_secs(60)).build();
+        let client = client.map_err(|error| Failure::new(1, format!("no HTTP client: {error}")))?;
+        let mut request = client.get(format!("{url}{path}")).bearer_auth(token);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|error| unreachable(url, &error))?;
+        Err(read(status, &bytes).err().unwrap_or_else(|| Failure::new(1, format!("the server answered {status}"))))
+    }
+
     /// All items of a list, page by page. `path` may have a query.
     pub(super) async fn list(&self, path: &str) -> Result<Vec<Value>> {
         let separator = if path.contains('?') { '&' } else { '?' };
@@ -148,13 +168,14 @@ pub(super) async fn send(
     if let Some(body) = body {
         request = request.json(&body);
     }
-    let unreachable = |error: reqwest::Error| {
-        let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), deepest);
-        Failure::new(3, format!("no answer from {url}: {why}; is the server running? (--local works without it)"))
-    };
-    let response = request.send().await.map_err(unreachable)?;
+    let response = request.send().await.map_err(|error| unreachable(url, &error))?;
     let status = response.status();
-    Ok((status, response.bytes().await.map_err(unreachable)?.to_vec()))
+    Ok((status, response.bytes().await.map_err(|error| unreachable(url, &error))?.to_vec()))
+}
+
+fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), deepest);
+    Failure::new(3, format!("no answer from {url}: {why}; is the server running? (--local works without it)"))
 }
 
 fn deepest(error: &(dyn std::error::Error + 'static)) -> String {

@@ -4,6 +4,7 @@ mod check;
 mod console;
 mod doctor;
 mod door;
+mod events;
 mod image;
 mod op;
 mod output;
@@ -45,6 +46,7 @@ Examples:
   limen vm start web-1
   limen vm console web-1 --serial     leave it with Ctrl-]
   limen op list
+  limen events                        every change, as it happens
   limen --local check                 whether store, host and files agree; beside a server or without
 
 Settings are environment variables, and flags of the same name; a flag wins. `limen serve --help` lists them.";
@@ -116,6 +118,9 @@ enum Command {
     /// Operations: durable changes, at work and finished
     #[command(subcommand)]
     Op(op::OpCommand),
+    /// Follow every change as it happens
+    #[command(after_help = events::HELP)]
+    Events(events::EventsArgs),
     /// Look at this machine: libvirt, KVM, the port, the data directory
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
@@ -217,6 +222,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Image(command) => image::run(&door, &config, command).await?,
         Command::Vm(command) => return vm::run(&door, &config, command).await,
         Command::Op(command) => op::run(&door, &config, command).await?,
+        Command::Events(args) => events::run(&door, &config, &args).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
         Command::Check => return check::run(&door, &config).await,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),

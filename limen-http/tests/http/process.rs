@@ -319,6 +319,43 @@ fn a_check_tells_by_its_exit_code_beside_a_server_and_without() {
 }
 
 #[test]
+fn events_are_followed_through_a_server_and_without() {
+    let home = TempDir::new().expect("a directory");
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let (server, _) = Running::start(home.path(), &[("ADMIN_PASSWORD", PASSWORD)]);
+    let mut login = limen(home.path());
+    assert!(with_stdin(login.args(["--url", &server.url, "login", "--password-stdin"]), PASSWORD).status.success());
+    let make_token = |name: &str| succeed(limen(home.path()).args(["token", "add", name]));
+    let mut made = 0;
+    for way in [&["events", "--after", "0", "--json"][..], &["--local", "events", "--after", "0", "--json"]] {
+        let mut follower = limen(home.path()).args(way).stdout(Stdio::piped()).spawn().expect("starts");
+        let mut lines = BufReader::new(follower.stdout.take().expect("stdout")).lines();
+        let mut event = |number: i64| {
+            let line = lines.next().expect("it goes on").expect("text");
+            let event: Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(event["number"], number, "{way:?}");
+            event
+        };
+        let first = event(1);
+        assert_eq!(first["kind"], "host", "{first}");
+        made += 1;
+        make_token(&format!("token-{made}"));
+        let tokens = (2..).map(event).filter(|event| event["kind"] == "token");
+        assert_eq!(tokens.take(made).count(), made);
+        // Who listens no more is told no more.
+        drop(lines);
+        made += 1;
+        make_token(&format!("token-{made}"));
+        assert!(follower.wait().expect("ends").success(), "{way:?}");
+    }
+    let refused = limen(home.path()).args(["events", "--after", "1000000"]).output().expect("runs");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    server.stop();
+    let away = limen(home.path()).args(["events"]).output().expect("runs");
+    assert_eq!(away.status.code(), Some(3), "{away:?}");
+}
+
+#[test]
 fn a_taken_port_is_named_with_who_has_it() {
     let home = TempDir::new().expect("a directory");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
