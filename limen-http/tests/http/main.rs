@@ -7,6 +7,7 @@ mod events;
 mod harness;
 mod json;
 mod jwt;
+mod matrix;
 mod process;
 mod routes;
 mod tokens;
