@@ -12,7 +12,10 @@ use limen_core::Secret;
 use limen_core::hypervisor::libvirt::VirtChoice;
 use limen_core::model::GIB;
 use limen_core::service::HostReserve;
+use limen_core::store::Retention;
 use tracing_subscriber::filter::LevelFilter;
+
+use self::retention::RetentionArgs;
 
 /// A value that cannot be used; the sentence names the variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,6 +196,8 @@ pub(crate) struct HttpArgs {
     /// initial-admin-password in the data directory]
     #[arg(long, env = "ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     admin_password: Option<String>,
+    #[command(flatten)]
+    retention: RetentionArgs,
 }
 
 impl std::fmt::Debug for CoreArgs {
@@ -265,6 +270,7 @@ pub(crate) struct HttpConfig {
     pub(crate) token_expiry: Duration,
     pub(crate) admin_user: String,
     pub(crate) admin_password: Option<Secret>,
+    pub(crate) retention: Retention,
 }
 
 impl CoreArgs {
@@ -430,6 +436,7 @@ impl HttpArgs {
             token_expiry,
             admin_user,
             admin_password,
+            retention: self.retention.judge()?,
         })
     }
 }
@@ -519,5 +526,6 @@ fn percent_encode(text: &str) -> String {
     encoded
 }
 
+mod retention;
 #[cfg(test)]
 mod tests;

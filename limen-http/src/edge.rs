@@ -14,6 +14,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -23,6 +24,7 @@ use poem::{Addr, Endpoint, Request, Response};
 
 use crate::app::App;
 use crate::error::{self, Problem};
+use crate::logging::STRANGERS;
 use crate::request_id::{self, X_REQUEST_ID};
 use crate::routes::Routes;
 
@@ -49,6 +51,8 @@ pub(crate) struct Arrival {
     pub(crate) app: Arc<App>,
     pub(crate) request_id: String,
     pub(crate) origin: Option<IpAddr>,
+    /// Set once the caller is known: what strangers are refused is logged with measure.
+    pub(crate) known: Arc<AtomicBool>,
 }
 
 /// All layers around the routes.
@@ -85,7 +89,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             // The connection sends the headers of the answer to a GET, and leaves its body out.
             request.set_method(Method::GET);
         }
-        let arrival = Arrival { app: Arc::clone(&self.app), request_id: request_id.clone(), origin };
+        let known = Arc::new(AtomicBool::new(false));
+        let arrival =
+            Arrival { app: Arc::clone(&self.app), request_id: request_id.clone(), origin, known: Arc::clone(&known) };
         request.extensions_mut().insert(arrival);
 
         let answer = AssertUnwindSafe(self.routes.call(request)).catch_unwind().await;
@@ -96,7 +102,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         };
 
         add_headers(response.headers_mut(), https, uri.path(), &request_id);
-        log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref());
+        let known = known.load(Ordering::Relaxed);
+        log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref(), known);
         Ok(response)
     }
 }
@@ -145,8 +152,17 @@ fn add_headers(headers: &mut HeaderMap, https: bool, path: &str, request_id: &st
 }
 
 /// Logs an answer once: server errors with their cause, client errors, and changes. What was only
-/// read is told at `debug`, so that a busy list costs no line.
-fn log(method: &Method, path: &str, status: StatusCode, started: Instant, id: &str, problem: Option<&Problem>) {
+/// read is told at `debug`, so that a busy list costs no line. Refusals of callers who are not
+/// `known` are told with measure: a flood of them must not fill the log.
+fn log(
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    started: Instant,
+    id: &str,
+    problem: Option<&Problem>,
+    known: bool,
+) {
     macro_rules! line {
         ($level:ident, $($extra:tt)*) => {
             tracing::$level!(
@@ -165,7 +181,11 @@ fn log(method: &Method, path: &str, status: StatusCode, started: Instant, id: &s
         line!(error, code, cause, facts = facts.join(" "), "request failed");
     } else if status.is_client_error() && status != StatusCode::NOT_FOUND {
         let field = problem.and_then(Problem::core).and_then(limen_core::Error::field).unwrap_or_default();
-        line!(warn, code, field, "request refused");
+        match if known { Some(0) } else { STRANGERS.admit() } {
+            Some(0) => line!(warn, code, field, "request refused"),
+            Some(suppressed) => line!(warn, code, field, suppressed, "request refused"),
+            None => {}
+        }
     } else if method != Method::GET && method != Method::HEAD {
         line!(info, code, "request");
     } else {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use limen_core::model::{EventNumber, Operation, PageRequest};
@@ -151,15 +152,19 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     if app.local {
         return Ok(Actor::Local);
     }
-    let bearer = auth::bearer(headers)?;
+    let bearer = auth::bearer(headers).inspect_err(|_| app.limen.count_unknown())?;
     if Limen::is_token(bearer) {
         await_event(app, headers).await?;
         return Ok(app.limen.authenticate_token(&Secret::new(bearer))?);
     }
-    let (session, user) = app.tokens.verify(bearer)?;
+    let (session, user) = app.tokens.verify(bearer).inspect_err(|_| app.limen.count_unknown())?;
     await_event(app, headers).await?;
     let actor = app.limen.authenticate(session)?;
-    if actor.user_id() == Some(user) { Ok(actor) } else { Err(auth::refused()) }
+    if actor.user_id() == Some(user) {
+        return Ok(actor);
+    }
+    app.limen.count_unknown();
+    Err(auth::refused())
 }
 
 /// A request that brings an event number is answered once this server shows that event.
@@ -225,6 +230,7 @@ impl<'a> ApiExtractor<'a> for Anybody {
 async fn caller(request: &Request) -> Result<Caller> {
     let arrival = arrival(request)?.clone();
     let actor = authenticate(&arrival.app, request.headers()).await?;
+    arrival.known.store(true, Ordering::Relaxed);
     let context = context(actor, &arrival.request_id, arrival.origin);
     Ok(Caller { arrival, context, gzip: accepts_gzip(request.headers()) })
 }

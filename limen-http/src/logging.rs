@@ -4,6 +4,8 @@
 //! headers) may hold secrets.
 
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -11,6 +13,48 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
+
+/// Lines about refusals of callers who are not known: 10 a second, whoever floods.
+pub(crate) static STRANGERS: Measure = Measure::new(10);
+
+/// Lets so many lines a second pass, and counts the others.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    most: u32,
+    state: Mutex<Passed>,
+}
+
+#[derive(Debug)]
+struct Passed {
+    since: Option<Instant>,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Measure {
+    const fn new(most: u32) -> Self {
+        Self { most, state: Mutex::new(Passed { since: None, lines: 0, suppressed: 0 }) }
+    }
+
+    /// Whether a line may be written: then how many were not since the last one.
+    pub(crate) fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            state.since = Some(now);
+            state.lines = 0;
+        }
+        if state.lines >= self.most {
+            state.suppressed += 1;
+            return None;
+        }
+        state.lines += 1;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
 
 /// Installs the log for the rest of the process; a second call changes nothing.
 pub(crate) fn install(level: LevelFilter, format: LogFormat) {
@@ -76,7 +120,20 @@ fn escape(event: &[u8]) -> std::borrow::Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_pass_and_the_others_are_counted() {
+        let (measure, start) = (Measure::new(3), Instant::now());
+        let passed = |after: u64, calls: usize| -> Vec<u64> {
+            let now = start + Duration::from_millis(after);
+            (0..calls).filter_map(|_| measure.admit_at(now)).collect()
+        };
+        assert_eq!(passed(0, 2), [0, 0]);
+        assert_eq!(passed(999, 10), [0]);
+        assert_eq!(passed(1000, 100), [9, 0, 0]);
+        assert_eq!(passed(5000, 1), [97]);
+    }
 
     #[test]
     fn an_event_stays_one_line_whatever_is_in_it() {

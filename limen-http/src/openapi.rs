@@ -212,6 +212,9 @@ fn add_problems(path: &str, method: &str, operation: &mut Value) {
     if is_public {
         add("400", "`invalid`: the request is not what it must be; `field` names what is wrong");
         add("500", "`internal`: a defect; the log has it under the request id");
+        if path.ends_with("/ready") {
+            add("503", "`unavailable`: the Store or every host cannot be reached now");
+        }
         return;
     }
     add("400", "`invalid`: the request is not what it must be; `field` names what is wrong");

@@ -24,6 +24,7 @@ use poem::http::{HeaderValue, StatusCode, Version, header};
 
 use crate::edge;
 use crate::error::Problem;
+use crate::logging::STRANGERS;
 use crate::request_id;
 
 /// A connection on which every error has a problem document.
@@ -169,7 +170,9 @@ pub(crate) fn refuse<B>(request: &hyper::Request<B>) -> Option<Response> {
     };
     let id = request_id::choose(headers.get(&request_id::X_REQUEST_ID));
     let status = problem.status().as_u16();
-    tracing::warn!(target: "limen", request_id = id, status, code = problem.code(), "request refused");
+    if let Some(suppressed) = STRANGERS.admit() {
+        tracing::warn!(target: "limen", request_id = id, status, code = problem.code(), suppressed, "request refused");
+    }
     let mut response = problem.render(&id);
     response.headers_mut().extend(edge::headers_of_refusal(&problem, &id));
     // What follows on this connection need not be what it seems.
@@ -188,7 +191,10 @@ fn bare_refusal(head: &[u8]) -> Option<StatusCode> {
 fn document(status: StatusCode) -> Bytes {
     let id = request_id::choose(None);
     let problem = Problem::Unparsed(status);
-    tracing::warn!(target: "limen", request_id = id, status = status.as_u16(), code = problem.code(), "request refused");
+    if let Some(suppressed) = STRANGERS.admit() {
+        let (status, code) = (status.as_u16(), problem.code());
+        tracing::warn!(target: "limen", request_id = id, status, code, suppressed, "request refused");
+    }
     let mut answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\n").into_bytes();
     let body = problem.document(&id);
     for (name, value) in &edge::headers_of_refusal(&problem, &id) {

@@ -209,16 +209,26 @@ CREATE TABLE events (
     document TEXT NOT NULL
 );
 
+-- Ids are ordered by created_at. Every filter of the list has an index that gives its order.
 CREATE TABLE audit (
     id TEXT PRIMARY KEY,
     created_at BIGINT NOT NULL,
     actor TEXT NOT NULL,
     user_id TEXT,
+    request_id TEXT NOT NULL,
     action TEXT NOT NULL,
+    -- What stands before the colon of a resource: `vm` of `vm:<id>`.
+    kind TEXT NOT NULL,
     resource TEXT NOT NULL,
     outcome TEXT NOT NULL,
     operation_id TEXT,
     document TEXT NOT NULL
 );
-CREATE INDEX audit_age ON audit (created_at);
+CREATE INDEX audit_actor ON audit (actor, id);
 CREATE INDEX audit_user ON audit (user_id, id);
+CREATE INDEX audit_request ON audit (request_id, id);
+CREATE INDEX audit_action ON audit (action, id);
+CREATE INDEX audit_kind ON audit (kind, id);
+CREATE INDEX audit_resource ON audit (resource, id);
+-- Most records are of what was accepted and done: these are found without an index.
+CREATE INDEX audit_outcome ON audit (outcome, id) WHERE outcome <> 'accepted' AND outcome <> 'succeeded';

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use limen_core::hypervisor::sim::{Fault, Method, On, SimHypervisor};
 use limen_core::hypervisor::{Hypervisor, VmDefinition, VolumeRef, VolumeSpec};
 use limen_core::model::{
-    ActorRef, CheckReport, CreateDisk, CreateVm, DiskMode, FindingKind as Kind, HostId, HostRecord, ImageFormat,
-    ImagePhase, InstallId, Journal, Mark, Operation, OperationId, OperationKind, OperationState, PageRequest,
-    PowerAction, Progress, VmId, VmPhase, VmRecord, VmState, VolumeFormat, VolumeId, VolumeRecord,
+    ActorRef, AuditQuery, CheckReport, CreateDisk, CreateVm, DiskMode, FindingKind as Kind, HostId, HostRecord,
+    ImageFormat, ImagePhase, InstallId, Journal, Mark, Operation, OperationId, OperationKind, OperationState,
+    PageRequest, PowerAction, Progress, VmId, VmPhase, VmRecord, VmState, VolumeFormat, VolumeId, VolumeRecord,
 };
 use limen_core::service::Timings;
 use limen_core::store::postgres::PostgresStore;
@@ -407,7 +407,7 @@ async fn dump(house: &House) -> String {
     text += &format!("{:#?}", store.volumes(house.host()).await.expect("volumes"));
     text += &format!("{:#?}", store.locks().await.expect("locks"));
     text += &format!("{:#?}", store.leases().await.expect("leases"));
-    text += &format!("{:#?}", store.audit(page()).await.expect("the audit"));
+    text += &format!("{:#?}", store.audit(&AuditQuery::default(), page()).await.expect("the audit"));
     for operation in store.operations(&OperationQuery::default()).await.expect("operations").items {
         text += &format!("{:#?}", store.operation(operation.id).await.expect("an operation"));
     }

@@ -1,5 +1,6 @@
 //! What callers of [`Limen`] rely on, on the simulator: each behaviour on SQLite and on PostgreSQL.
 
+mod audit;
 mod check;
 mod consoles;
 mod events;
@@ -22,6 +23,7 @@ use limen_core::{Context, ErrorKind, Limen, Secret};
 use limen_support::postgres::PrivatePostgres;
 use limen_support::world::{Script, World, succeeded};
 
+use audit::*;
 use check::*;
 use consoles::*;
 use events::*;
@@ -39,7 +41,7 @@ struct Rig {
     _postgres: Option<PrivatePostgres>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Db {
     Sqlite,
     Postgres,
@@ -144,6 +146,9 @@ behaviours! {
     a_token_for_one_vm_sees_that_vm
     whatever_ends_a_token_ends_it_at_once_everywhere
     the_audit_names_the_token
+    every_change_is_in_the_audit_at_both_ends
+    whoever_may_not_is_in_the_audit
+    a_flood_of_refusals_is_folded_and_none_is_lost
     consoles_end_with_the_vm
     consoles_end_with_the_right
     an_admin_is_told_every_number_and_no_secret

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::model::{PageRequest, PowerAction, Quota, Token, VmId};
+use limen_core::model::{AuditQuery, PageRequest, PowerAction, Quota, Token, VmId};
 use limen_core::service::{CreateToken, CreateUser, HostConfig, UpdateUser};
 use limen_core::{Actor, Context, ErrorKind, Limen, Role, Secret};
 use limen_support::world::{QUICK, bare, succeeded};
@@ -145,7 +145,10 @@ pub(crate) async fn a_token_for_one_vm_sees_that_vm(on: Db) {
     let program = with(&limen, &secret);
     assert_eq!((count(&limen, &program).await, role_of(&program)), (1, Role::Admin));
     assert_eq!(kind(limen.list_users(&program, PageRequest::default()).await), ErrorKind::Forbidden);
-    assert_eq!(kind(limen.list_audit(&program, PageRequest::default()).await), ErrorKind::Forbidden);
+    assert_eq!(
+        kind(limen.list_audit(&program, &AuditQuery::default(), PageRequest::default()).await),
+        ErrorKind::Forbidden
+    );
 }
 
 /// How long until `limen` refuses the secret.
@@ -222,7 +225,8 @@ pub(crate) async fn the_audit_names_the_token(on: Db) {
     assert_eq!(operation.actor.label, "token:admin/nightly");
     assert_eq!(operation.actor.user, admin.actor().user_id());
     limen.delete_token(&admin, token.id).await.expect("deleted");
-    let audit = limen.list_audit(&admin, PageRequest::default()).await.expect("the audit").items;
+    let audit =
+        limen.list_audit(&admin, &AuditQuery::default(), PageRequest::default()).await.expect("the audit").items;
     let resource = format!("token:{}", token.id);
     let of_token: Vec<&str> =
         audit.iter().filter(|record| record.resource == resource).map(|record| record.action.as_str()).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use limen_core::hypervisor::ConsoleKind;
 use limen_core::hypervisor::sim::{Edit, Fault, Guest, Method, On, SimHypervisor};
 use limen_core::model::{
-    CreateVm, HostState, ImageFormat, OperationState, PageRequest, PowerAction, UpdateVm, VmState,
+    AuditQuery, CreateVm, HostState, ImageFormat, OperationState, PageRequest, PowerAction, UpdateVm, VmState,
 };
 use limen_core::service::{Timings, VmQuery};
 use limen_core::{Action, ErrorKind};
@@ -40,7 +40,8 @@ pub(crate) async fn a_vm_goes_through_every_power_state_and_away(on: Db) {
     succeeded(&limen, limen.delete_vm(&ctx(), id, None).await).await;
     assert_eq!(kind(limen.get_vm(&ctx(), id).await), ErrorKind::NotFound);
     world.agrees(&limen, "a life").await;
-    let audit = limen.list_audit(&ctx(), PageRequest::default()).await.expect("the audit").items;
+    let audit =
+        limen.list_audit(&ctx(), &AuditQuery::default(), PageRequest::default()).await.expect("the audit").items;
     let of_delete = audit.iter().filter(|record| record.action == Action::DeleteVm).count();
     assert_eq!(of_delete, 2, "an intent and an outcome: {audit:#?}");
 }

@@ -73,6 +73,8 @@ pub const QUICK: Timings = Timings {
     prune: Duration::from_secs(3600),
     stuck: Duration::from_secs(120),
     mark: Duration::from_millis(300),
+    refusals: Duration::from_millis(100),
+    fold: Duration::from_secs(60),
 };
 
 /// A host and a Store.

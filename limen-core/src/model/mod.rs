@@ -19,7 +19,7 @@ mod user;
 mod vm;
 mod volume;
 
-pub use audit::{AuditOutcome, AuditRecord};
+pub use audit::{AuditOutcome, AuditQuery, AuditRecord};
 pub use event::{Event, EventNumber, Fact};
 pub use event_view::{EventKind, EventObject, EventView, HostObject, StatusObject, VmObject};
 pub use finding::{CheckReport, Finding, FindingKind, Severity};

@@ -109,7 +109,7 @@ pub struct Progress {
 }
 
 /// Who asked for an operation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ActorRef {
     /// [`Actor::label`](crate::Actor::label).
     pub label: String,

@@ -13,7 +13,7 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, render};
+use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -214,6 +214,7 @@ impl LimenBuilder {
             hasher: Hasher::new()?,
             pages: render::PageCache::default(),
             streams: events::Streams::default(),
+            refusals: refusals::Log::default(),
             faults: self.faults,
             store,
         });
@@ -229,6 +230,7 @@ impl LimenBuilder {
             start(&shared, &mut tasks, host::own(Arc::clone(&shared), Arc::clone(host), !self.passive));
         }
         start(&shared, &mut tasks, follow::prune(Arc::clone(&shared)));
+        start(&shared, &mut tasks, refusals::write_batches(Arc::clone(&shared)));
         *limen.tasks.lock().await = tasks;
         Ok(limen)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use crate::store::PRUNED_AT_ONCE;
 
 /// Events read at once.
 const BATCH: u32 = 1000;
@@ -29,13 +30,28 @@ async fn pause(error: &crate::Error) {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
-/// Removes what is older than the retention, a bounded part at a time.
+/// Between two parts of what is old: others want the Store too.
+const BETWEEN_PARTS: Duration = Duration::from_millis(200);
+/// A process that begins has more urgent things to do.
+const FIRST_PRUNE: Duration = Duration::from_secs(10);
+
+/// Removes what is older than the retention: a bounded part at a time until there is no more, now
+/// and then. So more may grow old than one part in that time.
 pub(super) async fn prune(shared: Arc<Shared>) {
+    tokio::time::sleep(shared.timings.prune.min(FIRST_PRUNE)).await;
     loop {
-        tokio::time::sleep(shared.timings.prune).await;
         match shared.store.prune(&shared.retention, shared.clock.now()).await {
-            Ok(removed) => tracing::info!(?removed, "old rows were removed"),
+            Ok(removed) => {
+                if removed.values().any(|rows| *rows > 0) {
+                    tracing::info!(?removed, "old rows were removed");
+                }
+                if removed.values().any(|rows| *rows >= PRUNED_AT_ONCE) {
+                    tokio::time::sleep(BETWEEN_PARTS).await;
+                    continue;
+                }
+            }
             Err(error) => tracing::warn!(%error, cause = error.causes(), "old rows could not be removed"),
         }
+        tokio::time::sleep(shared.timings.prune).await;
     }
 }

@@ -70,6 +70,10 @@ impl Limen {
     /// when too many logins wait.
     pub async fn login(&self, ctx: &Context, name: &str, password: &Secret) -> Result<(User, SessionRecord)> {
         self.authorize(ctx, Action::Login, Resource::Any, "user")?;
+        let refused = || {
+            self.count_unknown();
+            refused()
+        };
         if password.expose().len() > 128 || validate::name("username", name).is_err() {
             return Err(refused());
         }
@@ -110,6 +114,10 @@ impl Limen {
     /// # Errors
     /// [`Unauthenticated`](ErrorKind::Unauthenticated): ended, expired, or its user is disabled or gone.
     pub fn authenticate(&self, session: SessionId) -> Result<Actor> {
+        self.actor_in(session).inspect_err(|_| self.count_unknown())
+    }
+
+    fn actor_in(&self, session: SessionId) -> Result<Actor> {
         let ended = || Error::new(ErrorKind::Unauthenticated, "The session has ended; log in again.");
         let (record, user) = self.shared.inventory.session(session).ok_or_else(ended)?;
         if user.disabled || record.expires_at <= self.now() {
@@ -125,7 +133,7 @@ impl Limen {
     /// [`Unauthenticated`](ErrorKind::Unauthenticated), as [`authenticate`](Self::authenticate).
     pub fn reauthenticate(&self, actor: &Actor) -> Result<Actor> {
         match actor {
-            Actor::User { session, .. } => self.authenticate(*session),
+            Actor::User { session, .. } => self.actor_in(*session),
             Actor::Token { id, .. } => {
                 let (record, user) = self.shared.inventory.token(*id).ok_or_else(tokens::ended)?;
                 self.actor_of(&record.token, &user)
@@ -169,6 +177,7 @@ impl Limen {
         let user = self.shared.inventory.user(*id).ok_or_else(|| Error::not_found("user"))?;
         let hash = self.shared.store.password_hash(name).await?.map(|(_, hash)| hash);
         if !self.shared.hasher.fits(current.clone(), hash).await? {
+            self.note_refusal(ctx, Action::ChangePassword, format!("user:{id}"), "wrong_password");
             return Err(Error::invalid("current_password", "The current password is wrong."));
         }
         let password = Some(self.shared.hasher.hash(new.clone()).await?);
@@ -250,6 +259,7 @@ impl Limen {
         let role = update.role.unwrap_or(user.role);
         let disabled = update.disabled.unwrap_or(user.disabled);
         if ctx.actor().user_id() == Some(id) && (role, disabled) != (user.role, user.disabled) {
+            self.note_refusal(ctx, Action::UpdateUser, format!("user:{id}"), "own_role");
             return Err(Error::new(ErrorKind::Conflict, "Nobody changes their own role or disables themselves."));
         }
         let before = self.shared.inventory.quota(user.owner);

@@ -271,7 +271,7 @@ impl Limen {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound).
     pub async fn get_image(&self, ctx: &Context, id: ImageId) -> Result<Image> {
-        self.authorize(ctx, Action::GetImage, Resource::Shared, "image")?;
+        self.authorize_one(ctx, Action::GetImage, Resource::Shared, "image", id.0)?;
         let image = self.shared.inventory.image(id).ok_or_else(|| Error::not_found("image"))?;
         Ok((*image).clone())
     }
@@ -328,7 +328,7 @@ impl Limen {
     /// [`Conflict`](ErrorKind::Conflict): a VM needs it; the sentence names some.
     pub async fn delete_image(&self, ctx: &Context, id: ImageId) -> Result<Operation> {
         let image = self.get_image(ctx, id).await?;
-        self.authorize(ctx, Action::DeleteImage, Resource::Shared, "image")?;
+        self.authorize_one(ctx, Action::DeleteImage, Resource::Shared, "image", id.0)?;
         let needing = self.shared.inventory.vms_needing(id);
         if !needing.is_empty() {
             let names = needing.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");

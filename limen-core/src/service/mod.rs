@@ -20,6 +20,7 @@ mod inventory;
 mod observer;
 pub(crate) mod operation;
 mod quota;
+mod refusals;
 mod render;
 mod seed;
 mod tokens;
@@ -46,6 +47,7 @@ pub use images::AddImage;
 pub use inventory::VmQuery;
 pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use quota::{HostReserve, QuotaView};
+pub use refusals::Refusals;
 pub use render::VmPage;
 pub use tokens::CreateToken;
 pub use vms::VmView;
@@ -82,12 +84,16 @@ pub struct Timings {
     pub volumes: Duration,
     /// How long an answer waits for this process's inventory to show what it says: 5 s.
     pub show: Duration,
-    /// How often what is older than the retention is removed: 1 h.
+    /// How often what is older than the retention is removed, 10 s after the start first: 1 h.
     pub prune: Duration,
     /// After how long without a word an operation that could go on counts as stuck: 2 min.
     pub stuck: Duration,
     /// How long a stream of events is silent before it tells how far it is: 15 s.
     pub mark: Duration,
+    /// How often refusals are written into the audit: 1 s.
+    pub refusals: Duration,
+    /// How long equal refusals are folded into one record of the audit: 60 s.
+    pub fold: Duration,
 }
 
 impl Default for Timings {
@@ -105,6 +111,8 @@ impl Default for Timings {
             prune: Duration::from_secs(3600),
             stuck: Duration::from_secs(120),
             mark: Duration::from_secs(15),
+            refusals: Duration::from_secs(1),
+            fold: Duration::from_secs(60),
         }
     }
 }
@@ -132,8 +140,12 @@ pub(crate) struct Shared {
     hasher: hasher::Hasher,
     pages: render::PageCache,
     streams: events::Streams,
+    refusals: refusals::Log,
     faults: Option<Arc<dyn FaultPlan>>,
 }
+
+/// How long a process that stops tries to write what it still holds.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// The owner of what the owner of the machine makes.
 pub(crate) const LOCAL_OWNER: &str = "local";
@@ -237,6 +249,18 @@ impl Limen {
         self.shared.inventory.wait_for(number, at_most).await
     }
 
+    /// How often somebody was refused since this process began, for metrics: figures, and no names.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.shared.refusals.counts()
+    }
+
+    /// Counts a refusal of nobody who is known that did not come as far as this library: a request
+    /// without a token, or with one that the door itself refused.
+    pub fn count_unknown(&self) {
+        self.shared.refusals.add_unknown();
+    }
+
     /// Commits in a task of its own, so that a caller who goes away takes nothing back, and waits
     /// until the inventory shows it.
     async fn commit_detached(&self, change: Change) -> Result<Committed> {
@@ -244,8 +268,8 @@ impl Limen {
         tokio::spawn(async move { shared.commit(change).await }).await.map_err(Error::internal)?
     }
 
-    /// Stops: waits for nothing but the tasks' own ends, gives the leases back and closes the
-    /// Store and the hosts. Operations that are not finished go on at the next start; guests go on
+    /// Stops: waits for nothing but the tasks' own ends, writes what was refused into the audit,
+    /// gives the leases back and closes the Store and the hosts. Operations that are not finished go on at the next start; guests go on
     /// anyhow. Idempotent.
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
@@ -253,6 +277,8 @@ impl Limen {
         let running = !tasks.is_empty();
         tasks.shutdown().await;
         if running {
+            // A Store that hangs must not keep the process.
+            _ = tokio::time::timeout(LAST_WRITE, refusals::write(&self.shared, true)).await;
             for host in &self.shared.hosts {
                 host::release(&self.shared, host).await;
                 host.hypervisor.close().await;

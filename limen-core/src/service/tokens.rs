@@ -58,8 +58,9 @@ impl Limen {
     /// [`Unauthenticated`](ErrorKind::Unauthenticated): unknown, deleted, expired, or its user is
     /// disabled or gone.
     pub fn authenticate_token(&self, secret: &Secret) -> Result<Actor> {
-        let (record, user) = self.shared.inventory.token_of_hash(&digest(secret.expose())).ok_or_else(ended)?;
-        self.actor_of(&record.token, &user)
+        let known = self.shared.inventory.token_of_hash(&digest(secret.expose())).ok_or_else(ended);
+        let actor = known.and_then(|(record, user)| self.actor_of(&record.token, &user));
+        actor.inspect_err(|_| self.count_unknown())
     }
 
     pub(super) fn actor_of(&self, token: &Token, user: &User) -> Result<Actor> {
@@ -92,6 +93,7 @@ impl Limen {
         validate::name("name", &create.name)?;
         let role = create.role.unwrap_or(*own);
         if role.at_most(*own) != role {
+            self.note_refusal(ctx, Action::CreateToken, format!("user:{user}"), "role_above_own");
             return Err(Error::invalid("role", "A token may be at most what you are."));
         }
         if create.expires_at.is_some_and(|end| end <= self.now()) {
@@ -141,9 +143,9 @@ impl Limen {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), also for one that is not in the actor's sight.
     pub async fn delete_token(&self, ctx: &Context, id: TokenId) -> Result<()> {
-        self.authorize(ctx, Action::DeleteToken, Resource::Any, "API token")?;
+        self.authorize_one(ctx, Action::DeleteToken, Resource::Any, "API token", id.0)?;
         let (record, _) = self.shared.inventory.token(id).ok_or_else(|| Error::not_found("API token"))?;
-        self.authorize(ctx, Action::DeleteToken, Resource::Token(record.token.user), "API token")?;
+        self.authorize_one(ctx, Action::DeleteToken, Resource::Token(record.token.user), "API token", id.0)?;
         let resource = format!("token:{id}");
         let detail = Some(record.token.name.clone());
         let audit = vec![self.audit_record(ctx, Action::DeleteToken, resource, AuditOutcome::Succeeded, detail)];

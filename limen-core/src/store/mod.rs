@@ -17,9 +17,9 @@ use time::OffsetDateTime;
 
 use crate::error::Result;
 use crate::model::{
-    AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal, Operation,
-    OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, TokenId, TokenRecord, Usage,
-    User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
+    AuditQuery, AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal,
+    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, TokenId,
+    TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 
@@ -260,7 +260,7 @@ pub struct Change {
     pub idempotency: Option<IdempotencyKey>,
     /// The rows, written in the fixed lock order whatever their order here.
     pub rows: Vec<Row>,
-    /// Audit records.
+    /// Audit records. None is ever changed again, and none removed before its time.
     pub audit: Vec<AuditRecord>,
     /// How much memory the VMs of a host may have together: rows that raise the sum past it are
     /// [`NoSpace`](crate::ErrorKind::NoSpace).
@@ -342,11 +342,26 @@ pub struct Retention {
     pub events: Duration,
     /// Finished operations, 90 days; never less than 30.
     pub operations: Duration,
-    /// Idempotency keys, 24 hours.
+    /// Idempotency keys, 24 hours; never less.
     pub keys: Duration,
-    /// Audit records, 400 days.
+    /// Audit records, 400 days; never less than 30.
     pub audit: Duration,
+    /// Sessions and API tokens that have ended by themselves, 24 hours after their end.
+    pub ended: Duration,
 }
+
+impl Retention {
+    /// Finished operations tell late effects from foreign things for this long: 30 days.
+    pub const LEAST_OPERATIONS: Duration = Duration::from_secs(30 * 24 * 3600);
+    /// A key stands for its request for this long: 24 hours.
+    pub const LEAST_KEYS: Duration = Duration::from_secs(24 * 3600);
+    /// The Store refuses to remove a younger audit record, whoever asks: 30 days.
+    pub const LEAST_AUDIT: Duration = Duration::from_secs(30 * 24 * 3600);
+}
+
+/// How many rows of one table a call of [`Store::prune`] removes at most: where it did, there may be
+/// more.
+pub const PRUNED_AT_ONCE: u64 = 1000;
 
 impl Default for Retention {
     fn default() -> Self {
@@ -356,6 +371,7 @@ impl Default for Retention {
             operations: Duration::from_secs(90 * DAY),
             keys: Duration::from_secs(DAY),
             audit: Duration::from_secs(400 * DAY),
+            ended: Duration::from_secs(DAY),
         }
     }
 }
@@ -413,8 +429,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// What an idempotency key stands for: the digest of its request, and the operation.
     async fn remembered(&self, scope: &str, key: &str) -> Result<Option<(String, OperationId)>>;
 
-    /// A page of the audit, newest first.
-    async fn audit(&self, page: PageRequest) -> Result<Page<AuditRecord>>;
+    /// A page of what fits `query` in the audit, newest first.
+    async fn audit(&self, query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>>;
 
     /// A user's password hash by login name.
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>>;
@@ -438,9 +454,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Gives a lease back, so that the next owner need not wait. No effect when it is not the caller's.
     async fn release_lease(&self, lease: &Lease) -> Result<()>;
 
-    /// Removes what is older than `retention` as of `now`, and sessions and tokens that have ended by
-    /// themselves (each with its event), at most a bounded number of rows a call; answers how many
-    /// rows went, by table.
+    /// Removes what is older than `retention` as of `now` (a session or token that goes has its
+    /// event), at most [`PRUNED_AT_ONCE`] rows of a table; answers how many rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;
 
     /// Answers when the database does.

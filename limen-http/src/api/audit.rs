@@ -5,9 +5,9 @@ use poem_openapi::OpenApi;
 
 use super::Tag;
 use crate::answer::Json;
-use crate::dto::PageQuery;
+use crate::dto::AuditListQuery;
 use crate::error::Result;
-use crate::extract::{Caller, Query};
+use crate::extract::{self, Caller, Query};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Audit;
@@ -16,7 +16,8 @@ pub(crate) struct Audit;
 impl Audit {
     /// List who asked for what, from where, with which outcome; newest first
     #[oai(path = "/api/audit", method = "get", operation_id = "list_audit", tag = "Tag::Audit")]
-    async fn list_audit(&self, caller: Caller, query: Query<PageQuery>) -> Result<Json<Page<AuditRecord>>> {
-        Json::of(&caller.limen().list_audit(&caller, query.0.request()?).await?)
+    async fn list_audit(&self, caller: Caller, Query(query): Query<AuditListQuery>) -> Result<Json<Page<AuditRecord>>> {
+        let page = extract::page(query.limit, query.cursor)?;
+        Json::of(&caller.limen().list_audit(&caller, &query.into(), page).await?)
     }
 }

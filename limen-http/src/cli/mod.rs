@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod check;
 mod console;
 mod doctor;
@@ -121,6 +122,9 @@ enum Command {
     /// Follow every change as it happens
     #[command(after_help = events::HELP)]
     Events(events::EventsArgs),
+    /// Who asked for what, with which outcome; for admins
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at this machine: libvirt, KVM, the port, the data directory
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
@@ -223,6 +227,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vm(command) => return vm::run(&door, &config, command).await,
         Command::Op(command) => op::run(&door, &config, command).await?,
         Command::Events(args) => events::run(&door, &config, &args).await?,
+        Command::Audit(command) => audit::run(&door, &config, command).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
         Command::Check => return check::run(&door, &config).await,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),

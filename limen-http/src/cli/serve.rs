@@ -31,7 +31,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
 
     let store = start::open_store(core).await?;
     let first = start::first_admin(core, http, &*store).await?;
-    let mut builder = start::builder(core, store).await?.session(http.token_expiry);
+    let mut builder = start::builder(core, store).await?.session(http.token_expiry).retention(http.retention);
     let lock = start::lock_data_dir(core);
     if let Some(lock) = &lock {
         builder = builder.holder(&lock.holder);

@@ -11,8 +11,8 @@ use limen_core::model::{
 use limen_core::{Action, ErrorKind, Role};
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// An enumeration with all its values.
@@ -34,7 +34,7 @@ macro_rules! enumerated {
 
 enumerated! {
     Action: Action::ALL;
-    AuditOutcome: &[AuditOutcome::Accepted, AuditOutcome::Succeeded, AuditOutcome::Failed, AuditOutcome::Cancelled];
+    AuditOutcome: &AuditOutcome::ALL;
     ConsoleKind: &[ConsoleKind::Vnc, ConsoleKind::Serial];
     DiskMode: &[DiskMode::Full, DiskMode::Linked];
     ErrorKind: ErrorKind::ALL;
@@ -61,6 +61,12 @@ enumerated! {
 /// A value of the enumeration `T`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wire<T>(pub(crate) T);
+
+impl<'de, T: Enumerated> Deserialize<'de> for Wire<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Wire)
+    }
+}
 
 impl<T: Enumerated> Type for Wire<T> {
     const IS_REQUIRED: bool = true;

@@ -3,6 +3,7 @@
 //! Values are written and read by serde in the library's own types. The types here describe them
 //! and are never filled on a request's path; a test holds each to what serde writes.
 
+mod audit;
 mod check;
 mod enums;
 mod event;
@@ -19,6 +20,7 @@ use poem_openapi::Object;
 use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
 use uuid::Uuid;
 
+pub(crate) use audit::AuditListQuery;
 pub(crate) use enums::Wire;
 pub(crate) use event::{EventQuery, EventSchema};
 pub(crate) use host::{HealthHost, HealthReport};

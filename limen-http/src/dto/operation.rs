@@ -1,7 +1,7 @@
-//! Operations and the audit.
+//! Operations.
 
-use limen_core::model::{self, AuditOutcome, OperationKind, OperationState};
-use limen_core::{Action, ErrorKind};
+use limen_core::ErrorKind;
+use limen_core::model::{self, OperationKind, OperationState};
 use poem_openapi::Object;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -27,7 +27,7 @@ pub(crate) struct ProgressSchema {
 /// Who asked.
 #[derive(Debug, Object)]
 #[oai(rename = "Actor")]
-pub(crate) struct ActorSchema {
+pub(super) struct ActorSchema {
     /// `user:NAME`, `local`, or a part of LIMEN itself: `system:PART`.
     label: String,
     /// The user, where it was one.
@@ -117,34 +117,4 @@ pub(crate) struct OperationListQuery {
     pub(crate) cursor: Option<Uuid>,
     /// Operations about this VM, also one that is gone.
     pub(crate) vm_id: Option<Uuid>,
-}
-
-/// One line of the audit.
-#[derive(Debug, Object)]
-#[oai(rename = "AuditRecord")]
-pub(crate) struct AuditRecordSchema {
-    /// The record; ordered by time.
-    id: Uuid,
-    /// When.
-    at: OffsetDateTime,
-    /// Who.
-    actor: ActorSchema,
-    /// From where.
-    origin: Option<String>,
-    /// Under which request id.
-    request_id: String,
-    /// What.
-    action: Wire<Action>,
-    /// On what: `vm:ID`, `user:ID`, …
-    resource: String,
-    /// How it went.
-    outcome: Wire<AuditOutcome>,
-    /// The operation that does it.
-    operation: Option<Uuid>,
-    /// A word on it: the power action, the error's code.
-    detail: Option<String>,
-}
-
-impl Described for model::AuditRecord {
-    type Schema = AuditRecordSchema;
 }

@@ -173,12 +173,6 @@ pub(crate) struct VmListQuery {
     pub(crate) label: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for Wire<VmState> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        VmState::deserialize(deserializer).map(Wire)
-    }
-}
-
 /// A disk to make: exactly one of `size_gib` alone (blank) or `image`.
 #[derive(Debug, Object)]
 #[oai(rename = "CreateDisk")]

@@ -200,7 +200,8 @@ fn campaign_who_has_no_identity_writes_nothing() {
         }
     }
     assert!(before.contains("('users', 1)") && before.contains("('sessions', 0)"), "{before}");
-    let (logins, tokens) = if is_full() { (2_000, 8_000) } else { (60, 940) };
+    let (logins, tokens): (u64, u64) = if is_full() { (2_000, 8_000) } else { (60, 940) };
+    let started = Instant::now();
     for number in 0..logins {
         let name = if number % 2 == 0 { "admin".to_owned() } else { format!("nobody-{number}") };
         let answer = ask(&address, &login(&name, "a wrong horse 1"));
@@ -216,7 +217,17 @@ fn campaign_who_has_no_identity_writes_nothing() {
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     }
     assert_eq!(rows(home.path()), before);
-    assert_eq!(server.stop().0, 0);
+    let (code, log) = server.stop();
+    assert_eq!(code, 0);
+    // Each was refused, few have a line: at most ten a second, which tell of the others.
+    let refused: Vec<&str> = log.lines().filter(|line| line.contains("request refused")).collect();
+    let number = |line: &&str| line.split("suppressed=").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+    let suppressed = refused.iter().filter_map(number);
+    let told = refused.len() as u64 + suppressed.sum::<u64>();
+    let seconds = started.elapsed().as_secs() + 2;
+    eprintln!("{} refusals of nobody: {} lines in {seconds} s, {told} told", logins + tokens, refused.len());
+    assert!(refused.len() as u64 <= 10 * seconds, "{} lines in {seconds} s", refused.len());
+    assert!(told <= logins + tokens);
 }
 
 /// The time that `share` percent stay below.

@@ -201,6 +201,10 @@ impl Server {
         }
         let response = self.endpoint.call(request.body(body)).await.expect("an answer");
         let (status, headers) = (response.status(), response.headers().clone());
+        if headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
+            // It does not end: only its head is looked at here.
+            return Answer { status, headers, bytes: Vec::new() };
+        }
         let mut bytes = response.into_body().into_vec().await.expect("a body");
         if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
             let mut plain = Vec::new();

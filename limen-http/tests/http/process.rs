@@ -113,6 +113,11 @@ fn a_value_that_cannot_be_used_stops_the_start_and_names_its_variable() {
         ("JWT_SECRET", "change-me-to-a-long-random-string-please"),
         ("JWT_SECRET_PREVIOUS", "short"),
         ("TOKEN_EXPIRY_HOURS", "0"),
+        ("EVENTS_DAYS", "0"),
+        ("OPERATIONS_DAYS", "29"),
+        ("IDEMPOTENCY_KEYS_HOURS", "23"),
+        ("AUDIT_DAYS", "29"),
+        ("ENDED_SESSIONS_HOURS", "-1"),
         ("ADMIN_USER", ""),
         ("ADMIN_USER", "no name"),
         ("ADMIN_PASSWORD", "short"),
@@ -239,6 +244,12 @@ fn the_command_line_does_its_work_through_a_server() {
     let added = text(&["image", "add", image.to_str().expect("a path"), "--name", "blank", "--format", "raw"]);
     assert!(added.contains("Added blank (raw)"), "{added}");
     assert!(text(&["image", "list"]).contains("blank"));
+
+    let refused = text(&["audit", "list", "--outcome", "refused"]);
+    assert!(refused.contains("list_tokens") && refused.contains("token:admin/watcher"), "{refused}");
+    let logins = text(&["--json", "audit", "list", "--actor", "user:admin", "--action", "login", "--limit", "1"]);
+    assert_eq!(serde_json::from_str::<Value>(&logins).expect("JSON")[0]["outcome"], "succeeded");
+    assert_eq!(run(&["audit", "list", "--from", "yesterday"]).status.code(), Some(1));
 
     assert!(text(&["logout"]).contains("Logged out"));
     assert_eq!(run(&["vm", "list"]).status.code(), Some(2), "no token any more");
@@ -406,6 +417,11 @@ fn help_and_version_teach() {
         "TOKEN_EXPIRY_HOURS",
         "ADMIN_USER",
         "ADMIN_PASSWORD",
+        "EVENTS_DAYS",
+        "OPERATIONS_DAYS",
+        "IDEMPOTENCY_KEYS_HOURS",
+        "AUDIT_DAYS",
+        "ENDED_SESSIONS_HOURS",
         "VIRT_TYPE",
         "LOG_LEVEL",
         "LOG_FORMAT",

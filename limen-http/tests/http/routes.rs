@@ -311,6 +311,7 @@ async fn what_is_only_read_is_there() {
     assert!(audit["items"].as_array().is_some_and(|items| !items.is_empty()));
     let report = server.get("/api/check", &token).await.expect(200).json();
     assert_eq!((&report["hosts"], &report["findings"]), (&json!(["here"]), &json!([])));
+    the_audit_is_searched(&server, &token).await;
     assert_eq!(server.get("/api/health", "").await.expect(200).json()["status"], "ok");
     server.get("/api/health/live", "").await.expect(200);
     server.get("/api/health/ready", "").await.expect(200);
@@ -324,6 +325,32 @@ async fn what_is_only_read_is_there() {
         assert!(String::from_utf8_lossy(&page.bytes).contains("create_vm"));
     }
     assert_eq!(server.get("/api/swagger.json", "").await.expect(200).json()["info"]["title"], "LIMEN");
+}
+
+async fn the_audit_is_searched(server: &Server, token: &str) {
+    let found = async |query: &str| -> Vec<String> {
+        let page = server.get(&format!("/api/audit?{query}"), token).await.expect(200).json();
+        let items = page["items"].as_array().expect("items");
+        items.iter().map(|record| format!("{} {}", record["action"], record["outcome"]).replace('"', "")).collect()
+    };
+    let me = server.get("/api/auth/me", token).await.expect(200).json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(found("actor=user:admin").await, ["login succeeded"]);
+    assert_eq!(found(&format!("resource=user:{me}")).await, ["login succeeded", "create_user succeeded"]);
+    assert_eq!(found(&format!("user_id={me}&action=login&outcome=succeeded&resource=user")).await.len(), 1);
+    assert_eq!(found("to=2001-01-01T00:00:00Z").await.len(), 0);
+    assert_eq!(found("from=2001-01-01T00:00:00.5%2B02:00&resource=user&to=2999-01-01T00:00:00Z").await.len(), 2);
+    let login = server.get("/api/audit?action=login", token).await.expect(200).json()["items"][0].clone();
+    assert_eq!(found(&format!("request_id={}", login["request_id"].as_str().expect("an id"))).await.len(), 1);
+    for (query, field) in [
+        ("from=yesterday", "from"),
+        ("outcome=won", "outcome"),
+        ("action=rm", "action"),
+        ("user_id=1", "user_id"),
+        ("who=me", "who"),
+    ] {
+        let refused = server.get(&format!("/api/audit?{query}"), token).await.expect(400).json();
+        assert_eq!(refused["field"], field, "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

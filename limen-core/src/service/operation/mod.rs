@@ -17,7 +17,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use super::Limen;
 use crate::authz::Resource;
@@ -137,8 +136,10 @@ impl Limen {
             finished_at: None,
         };
         let audit = AuditRecord {
-            id: Uuid::now_v7(),
+            id: AuditRecord::id_at(now),
             at: now,
+            count: 1,
+            last_at: None,
             actor,
             origin: ctx.origin(),
             request_id: ctx.request_id().to_owned(),
@@ -168,6 +169,12 @@ impl Limen {
         };
         let committed = self.commit_detached(change).await.map_err(|error| match error.kind() {
             ErrorKind::Timeout => error.with_operation_id(operation.id),
+            ErrorKind::QuotaExceeded => {
+                // Whose quota it is: what would have been made has no name that anybody knows.
+                let owner = operation.owner.map_or_else(|| "owner".to_owned(), |owner| format!("owner:{owner}"));
+                self.note_refusal(ctx, action, owner, ErrorKind::QuotaExceeded.code());
+                error
+            }
             _ => error,
         })?;
         match committed.repeated {
@@ -205,7 +212,7 @@ impl Limen {
             },
         };
         let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
-        self.authorize(ctx, Action::GetOperation, resource, "operation")?;
+        self.authorize_one(ctx, Action::GetOperation, resource, "operation", id.0)?;
         Ok(operation)
     }
 
@@ -245,7 +252,7 @@ impl Limen {
     pub async fn cancel_operation(&self, ctx: &Context, id: OperationId) -> Result<Operation> {
         let operation = self.get_operation(ctx, id).await?;
         let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
-        self.authorize(ctx, Action::CancelOperation, resource, "operation")?;
+        self.authorize_one(ctx, Action::CancelOperation, resource, "operation", id.0)?;
         let row = self.shared.store.operation(id).await?;
         if row.operation.state.is_finished() {
             return Err(Error::new(ErrorKind::Conflict, "The operation is finished.").with_operation_id(id));

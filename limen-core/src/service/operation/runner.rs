@@ -21,7 +21,6 @@ use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use super::fault::{Fault, FaultPoint, Moment};
 use super::kinds::{self, EndFn, Kind, Nature, Step, StepFn};
@@ -430,8 +429,10 @@ impl Run {
             _ => AuditOutcome::Failed,
         };
         let audit = AuditRecord {
-            id: Uuid::now_v7(),
+            id: AuditRecord::id_at(now),
             at: now,
+            count: 1,
+            last_at: None,
             actor: operation.actor.clone(),
             origin: None,
             request_id: operation.request_id.clone(),

@@ -5,13 +5,12 @@
 //! counted for. What goes, goes before what comes, so that a name is free again in the same
 //! change; each kind of row in the order of its ids.
 
-use super::driver::{Tx, args};
+use super::driver::Tx;
 use super::failure::Outcome;
 use super::log::{self, Logged};
-use super::value::{document, micros, name};
-use super::{lease, operations, rows};
+use super::{audit, lease, operations, rows};
 use crate::error::Error;
-use crate::model::{AuditRecord, Fact, OperationId};
+use crate::model::{Fact, OperationId};
 use crate::store::{Change, OperationWrite, Row};
 
 /// What a transaction of a change came to.
@@ -76,25 +75,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
         None => {}
     }
     for record in &change.audit {
-        audit(tx, record).await?;
+        audit::insert(tx, record).await?;
     }
     Ok(Written::Change(log::append(tx, operation, &facts).await?))
-}
-
-async fn audit(tx: &mut Tx, record: &AuditRecord) -> Outcome<()> {
-    let sql = "INSERT INTO audit (id, created_at, actor, user_id, action, resource, outcome, operation_id, document) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    let args = args![
-        record.id,
-        micros(record.at),
-        &record.actor.label,
-        record.actor.user,
-        record.action.as_str(),
-        &record.resource,
-        name(&record.outcome)?,
-        record.operation,
-        document(record)?,
-    ];
-    tx.execute(sql, args).await?;
-    Ok(())
 }

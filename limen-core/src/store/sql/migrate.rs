@@ -22,7 +22,7 @@ macro_rules! migration {
 }
 
 const COMMON: &[Migration] = &[migration!(1, "common/0001_first.sql")];
-const SQLITE: &[Migration] = &[];
+const SQLITE: &[Migration] = &[migration!(2, "sqlite/0002_tune.sql")];
 const POSTGRES: &[Migration] = &[migration!(2, "postgres/0002_tune.sql")];
 
 /// The newest schema that this program knows.
@@ -39,11 +39,19 @@ pub(super) async fn migrate(tx: &mut Tx) -> Outcome<Install> {
         // Any number will do that no other program at this database uses.
         tx.first("SELECT pg_advisory_xact_lock(5280771894)", args![]).await?;
     }
-    tx.script(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (\
-         version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)",
-    )
-    .await?;
+    // PostgreSQL asks for the right to create, also where there is nothing to create.
+    let known = if tx.is_postgres() {
+        "SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_migrations'"
+    } else {
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
+    };
+    if tx.first(known, args![]).await?.is_none() {
+        tx.script(
+            "CREATE TABLE schema_migrations (\
+             version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)",
+        )
+        .await?;
+    }
     let applied = tx.all("SELECT version FROM schema_migrations", args![]).await?;
     let applied = applied.iter().map(|line| line.int(0)).collect::<Outcome<Vec<_>>>()?;
     if let Some(version) = applied.iter().max().filter(|version| **version > newest()) {

@@ -5,6 +5,7 @@
 //! BIGINT, ids are text, lists are ordered by id. What has no common word is in [`driver`],
 //! [`migrate`] and [`wake`].
 
+mod audit;
 mod commit;
 mod driver;
 mod failure;
@@ -38,7 +39,8 @@ use self::prune::Prune;
 use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
 use crate::model::{
-    AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, UserId, VolumeId, VolumeRecord,
+    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, UserId, VolumeId,
+    VolumeRecord,
 };
 use crate::secret::Secret;
 
@@ -242,8 +244,9 @@ impl Store for SqlStore {
         self.read(&asked, |tx, (scope, key)| Box::pin(operations::remembered(tx, scope, key))).await
     }
 
-    async fn audit(&self, page: PageRequest) -> Result<Page<AuditRecord>> {
-        self.read(&page, |tx, page| Box::pin(read::audit(tx, *page))).await
+    async fn audit(&self, query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>> {
+        let asked = (query.clone(), page);
+        self.read(&asked, |tx, (query, page)| Box::pin(audit::page(tx, query, *page))).await
     }
 
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>> {

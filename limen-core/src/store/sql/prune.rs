@@ -7,15 +7,13 @@ use time::OffsetDateTime;
 
 use super::driver::{Tx, args};
 use super::failure::Outcome;
-use super::log;
 use super::value::micros;
+use super::{audit, log};
 use crate::model::Fact;
-use crate::store::Retention;
+use crate::store::{PRUNED_AT_ONCE, Retention};
 
 /// Rows of one table at most.
-const BOUND: i64 = 1000;
-/// Finished operations tell late effects from foreign things for this long at least.
-const LEAST_OPERATIONS: Duration = Duration::from_secs(30 * 24 * 3600);
+const BOUND: i64 = PRUNED_AT_ONCE as i64;
 
 /// What to take away.
 #[derive(Debug, Clone, Copy)]
@@ -40,45 +38,40 @@ pub(super) struct Pruned {
 
 pub(super) async fn prune(tx: &mut Tx, prune: &Prune) -> Outcome<Pruned> {
     let mut rows = BTreeMap::new();
-    let operations = prune.retention.operations.max(LEAST_OPERATIONS);
+    let kept = &prune.retention;
     for (table, sql, kept) in [
         (
             "idempotency_keys",
             "DELETE FROM idempotency_keys WHERE (scope, key) IN \
              (SELECT scope, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
-            prune.retention.keys,
+            kept.keys.max(Retention::LEAST_KEYS),
         ),
         (
             "operations",
             "DELETE FROM operations WHERE id IN \
              (SELECT id FROM operations WHERE finished = 1 AND finished_at < $1 ORDER BY finished_at LIMIT $2)",
-            operations,
-        ),
-        (
-            "audit",
-            "DELETE FROM audit WHERE id IN \
-             (SELECT id FROM audit WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
-            prune.retention.audit,
+            kept.operations.max(Retention::LEAST_OPERATIONS),
         ),
     ] {
         let gone = tx.execute(sql, args![prune.before(kept), BOUND]).await?;
         rows.insert(table.to_owned(), gone);
     }
+    rows.insert("audit".to_owned(), audit::prune(tx, prune.before(kept.audit), BOUND).await?);
     let sql = "DELETE FROM sessions WHERE id IN \
                (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING id";
     let mut facts = Vec::new();
-    for line in tx.all(sql, args![micros(prune.now), BOUND]).await? {
+    for line in tx.all(sql, args![prune.before(kept.ended), BOUND]).await? {
         facts.push(Fact::SessionGone { id: line.id(0)? });
     }
     rows.insert("sessions".to_owned(), facts.len() as u64);
     let sql = "DELETE FROM tokens WHERE id IN \
                (SELECT id FROM tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING id";
-    let tokens = tx.all(sql, args![micros(prune.now), BOUND]).await?;
+    let tokens = tx.all(sql, args![prune.before(kept.ended), BOUND]).await?;
     for line in &tokens {
         facts.push(Fact::TokenGone { id: line.id(0)? });
     }
     rows.insert("tokens".to_owned(), tokens.len() as u64);
-    rows.insert("events".to_owned(), events(tx, prune.before(prune.retention.events)).await?);
+    rows.insert("events".to_owned(), events(tx, prune.before(kept.events)).await?);
     let logged = log::append(tx, None, &facts).await?;
     Ok(Pruned { rows, last: logged.last })
 }

@@ -7,7 +7,7 @@ use super::failure::{Failure, Outcome};
 use super::value::record;
 use super::{log, operations};
 use crate::error::Error;
-use crate::model::{AuditRecord, HostId, HostVm, Page, PageRequest, UserId, VolumeRecord};
+use crate::model::{HostId, HostVm, Page, PageRequest, UserId, VolumeRecord};
 use crate::secret::Secret;
 use crate::store::Snapshot;
 
@@ -70,18 +70,6 @@ pub(super) fn page<T>(
 
 pub(super) async fn volumes(tx: &mut Tx, host: HostId) -> Outcome<Vec<VolumeRecord>> {
     records(&tx.all("SELECT document FROM volumes WHERE host_id = $1 ORDER BY id", args![host]).await?)
-}
-
-pub(super) async fn audit(tx: &mut Tx, request: PageRequest) -> Outcome<Page<AuditRecord>> {
-    // Greater than every UUID in text.
-    let before = request.after().map_or_else(|| "g".to_owned(), |id| id.to_string());
-    let lines = tx
-        .all(
-            "SELECT document FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2",
-            args![before, i64::from(request.limit()) + 1],
-        )
-        .await?;
-    page(&lines, request, |line| record(line, 0), |record: &AuditRecord| record.id)
 }
 
 pub(super) async fn password_hash(tx: &mut Tx, name: &str) -> Outcome<Option<(UserId, Secret)>> {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde_json::json;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::context::{Action, Role};
 use crate::error::{Error, ErrorKind, Result};
@@ -268,9 +267,12 @@ pub(super) fn image(name: &str) -> Image {
 
 /// An audit record.
 pub(super) fn audit(resource: &str) -> AuditRecord {
+    let at = now();
     AuditRecord {
-        id: Uuid::now_v7(),
-        at: now(),
+        id: AuditRecord::id_at(at),
+        at,
+        count: 1,
+        last_at: None,
         actor: ActorRef { label: "local".to_owned(), user: None },
         origin: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         request_id: "request".to_owned(),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::fixture::{Fixture, audit, ended, inserted, refused, session, token, updated};
+use super::fixture::{Fixture, ended, inserted, refused, session, token, updated};
 use crate::error::ErrorKind;
-use crate::model::{EventNumber, Fact, OperationKind, OperationState, PageRequest, VmId, VmRecord, VmState};
-use crate::store::{Change, Retention, Row, Store};
+use crate::model::{EventNumber, Fact, OperationKind, OperationState, VmId, VmRecord, VmState};
+use crate::store::{Retention, Row, Store};
 
 /// Event numbers are dense and each change's are together, under eight writers at once.
 pub async fn event_numbers_are_dense_under_parallel_writers(store: Arc<dyn Store>) {
@@ -164,7 +164,7 @@ pub async fn everybody_who_waits_is_woken_by_a_commit(store: Arc<dyn Store>) {
     assert!(started.elapsed() < Duration::from_secs(30), "nobody waited to the end");
 }
 
-/// What is older than its time goes, a bounded number of rows a call, unfinished operations never;
+/// What is older than its time goes (what names it, with it), a bounded number of rows a call, unfinished operations never;
 /// the log keeps its numbers and tells the oldest it has.
 pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     let fixture = Fixture::new(store).await;
@@ -173,8 +173,8 @@ pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     fixture.begin(&old, false).await.expect("begin");
     fixture.begin(&live, false).await.expect("begin");
     fixture.update(&ended(&old, OperationState::Succeeded)).await.expect("end");
-    let audit = vec![audit("vm:1"), audit("vm:2")];
-    fixture.store.commit(Change { audit, ..Change::default() }).await.expect("audit");
+    let volume = fixture.volume(None, None, old.operation.id);
+    fixture.write(vec![Row::Volume(volume.clone()), Row::VolumeGone(volume.id)]).await.expect("a volume and away");
     let ending = session(fixture.user.id);
     let spent = token(fixture.user.id, "spent");
     let mut lasting = token(fixture.user.id, "lasting");
@@ -189,19 +189,29 @@ pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     let gone = fixture.store.prune(&Retention::default(), now).await.expect("prune");
     assert_eq!(gone.values().sum::<u64>(), 0, "{gone:?}");
 
-    let later = now + time::Duration::days(31);
+    // What has ended is kept for a day, for who wonders what became of it.
+    let hours = |hours| now + time::Duration::hours(hours);
+    let gone = fixture.store.prune(&Retention::default(), hours(24)).await.expect("prune");
+    assert_eq!(gone.values().sum::<u64>(), 0, "{gone:?}");
     let last = fixture.last().await;
-    let gone = fixture.store.prune(&Retention::default(), later).await.expect("prune");
-    assert!(gone["events"] > 0 && gone["events"] <= 1000, "{gone:?}");
-    assert_eq!((gone["sessions"], gone["tokens"], gone["operations"], gone["audit"]), (1, 1, 0, 0));
-    let batch = fixture.store.events_after(0, 1).await.expect("events");
-    assert_eq!(batch.oldest, i64::try_from(gone["events"]).expect("few") + 1);
-    assert_eq!(batch.events[0].number, batch.oldest);
+    let soon = Retention { ended: Duration::ZERO, ..Retention::default() };
+    let gone = fixture.store.prune(&soon, hours(2)).await.expect("prune");
+    assert_eq!((gone["sessions"], gone["tokens"], gone.values().sum::<u64>()), (1, 1, 2));
     assert_eq!(fixture.last().await, last + 2, "a session or token that ended by itself is an event");
     assert_eq!(fixture.store.snapshot().await.expect("snapshot").tokens, [lasting]);
     let batch = fixture.store.events_after(last, 10).await.expect("events");
     assert_eq!(batch.events[0].fact, Fact::SessionGone { id: ending.id });
     assert_eq!(batch.events[1].fact, Fact::TokenGone { id: spent.token.id });
+
+    let later = now + time::Duration::days(31);
+    let last = fixture.last().await;
+    let gone = fixture.store.prune(&Retention::default(), later).await.expect("prune");
+    assert!(gone["events"] > 0 && gone["events"] <= 1000, "{gone:?}");
+    assert_eq!((gone["sessions"], gone["tokens"], gone["operations"]), (0, 0, 0));
+    let batch = fixture.store.events_after(0, 1).await.expect("events");
+    assert_eq!(batch.oldest, i64::try_from(gone["events"]).expect("few") + 1);
+    assert_eq!(batch.events[0].number, batch.oldest);
+    assert_eq!(fixture.last().await, last, "numbers stay");
     while fixture.store.prune(&Retention::default(), later).await.expect("prune")["events"] > 0 {}
     let batch = fixture.store.events_after(0, 10).await.expect("events");
     assert!(batch.events.is_empty());
@@ -210,11 +220,12 @@ pub async fn what_is_old_is_taken_away_in_bounded_parts(store: Arc<dyn Store>) {
     let short = Retention { operations: Duration::ZERO, ..Retention::default() };
     let gone = fixture.store.prune(&short, now + time::Duration::days(29)).await.expect("prune");
     assert_eq!(gone["operations"], 0, "operations are kept 30 days at least");
-    let gone = fixture.store.prune(&Retention::default(), now + time::Duration::days(401)).await.expect("prune");
-    assert_eq!((gone["operations"], gone["audit"]), (1, 2));
+    assert_eq!(fixture.store.volume_maker(volume.id).await.expect("read"), Some(old.operation.id));
+    let gone = fixture.store.prune(&Retention::default(), now + time::Duration::days(91)).await.expect("prune");
+    assert_eq!(gone["operations"], 1);
+    assert_eq!(fixture.store.volume_maker(volume.id).await.expect("read"), None, "it goes with its operation");
     refused(fixture.store.operation(old.operation.id).await, ErrorKind::NotFound);
     fixture.store.operation(live.operation.id).await.expect("unfinished operations stay");
-    assert!(fixture.store.audit(PageRequest::default()).await.expect("audit").items.is_empty());
     fixture.insert_vm(&fixture.vm("later")).await.expect("numbers go on");
 }
 

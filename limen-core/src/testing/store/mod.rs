@@ -3,6 +3,7 @@
 //! Each behaviour is a function that takes a fresh Store, and panics when the Store does not behave
 //! so. A back end of your own is put through all of them by a loop over [`ALL`].
 
+mod audit;
 mod fixture;
 mod lease;
 mod log;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+pub use self::audit::*;
 pub use self::fixture::{Fixture, refused};
 pub use self::lease::*;
 pub use self::log::*;
@@ -50,6 +52,8 @@ pub const ALL: &[Behaviour] = behaviours![
     an_image_is_not_lost_to_a_race,
     names_of_images_and_hosts_are_unique,
     the_audit_is_read_newest_first,
+    the_audit_is_filtered,
+    the_audit_stays_for_its_time,
     names_of_users_and_owners_are_unique,
     a_password_hash_is_kept_until_a_new_one_comes,
     a_user_goes_with_the_sessions,

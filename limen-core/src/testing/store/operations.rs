@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::fixture::{Fixture, audit, begun, ended, inserted, refused, updated};
 use crate::error::{ErrorKind, Result};
 use crate::model::{
-    Fact, HostId, Operation, OperationId, OperationKind, OperationState, OwnerId, PageRequest, StepRecord, StepState,
-    VmId,
+    AuditQuery, Fact, HostId, Operation, OperationId, OperationKind, OperationState, OwnerId, PageRequest, StepRecord,
+    StepState, VmId,
 };
 use crate::store::{Change, Committed, IdempotencyKey, OperationQuery, OperationRow, OperationWrite, Row, Store};
 
@@ -278,7 +278,10 @@ pub async fn an_idempotency_key_stands_for_one_operation(store: Arc<dyn Store>) 
     let snapshot = fixture.store.snapshot().await.expect("snapshot");
     assert_eq!((snapshot.vms.len(), snapshot.event), (1, committed.event));
     assert_eq!(snapshot.operations.len(), 1);
-    assert_eq!(fixture.store.audit(PageRequest::default()).await.expect("audit").items.len(), 1);
+    assert_eq!(
+        fixture.store.audit(&AuditQuery::default(), PageRequest::default()).await.expect("audit").items.len(),
+        1
+    );
 }
 
 /// The same key fifty times at once makes one operation; all others are told which.
