@@ -364,6 +364,12 @@ async fn aim(
     } else {
         String::new()
     };
+    // It was added by another process: the server hears of it a moment later.
+    let asked = Instant::now();
+    while !image.is_empty() && client.get(&format!("/api/images/{image}")).await.status != 200 {
+        assert!(asked.elapsed() < second(10), "the server does not show the image");
+        sleep(Duration::from_millis(10)).await;
+    }
     create["disks"] = match image.as_str() {
         "" => json!([{ "size_gib": 1 }]),
         image => json!([{ "image": image }, { "image": image, "mode": "linked" }]),
