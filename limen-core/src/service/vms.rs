@@ -154,13 +154,15 @@ impl Limen {
             vcpus: update.vcpus.unwrap_or_default().max(record.spec.vcpus),
             memory_mib: update.memory_mib.unwrap_or_default().max(record.spec.memory_mib),
         };
-        let raises = (raised.vcpus, raised.memory_mib) != (record.spec.vcpus, record.spec.memory_mib);
+        // Also where it lowers them as far as this process knows: what it comes to is judged against
+        // the record as it is, which the row's version makes sure of.
+        let resizes = update.vcpus.is_some() || update.memory_mib.is_some();
         // The record that reserves is guarded by its row, and is itself the next version.
-        let expected = expected.filter(|_| !raises);
+        let expected = expected.filter(|_| !resizes);
         let plan = UpdatePlan { vm: id, update: update.clone(), expected };
         let plan = serde_json::to_value(plan).map_err(Error::internal)?;
         let mut proposal = on_vm(OperationKind::UpdateVm, &record, plan);
-        if raises {
+        if resizes {
             // What it will come to is reserved before the first step, and given back with an undo.
             let (raised, version) = (Some(raised), record.version + 1);
             let reserving = VmRecord { raised, version, ..(*record).clone() };

@@ -451,7 +451,9 @@ impl Run {
         self.shared.fault(&FaultPoint { kind, step: name, moment: after }).await;
         match written {
             Ok(()) => Ok(Ok(())),
-            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NoSpace) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::QuotaExceeded | ErrorKind::NoSpace) =>
+            {
                 self.row.operation.finished_at = None;
                 Ok(Err(error))
             }
