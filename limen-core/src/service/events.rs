@@ -125,7 +125,7 @@ pub struct Events {
 }
 
 impl Limen {
-    /// Follows the events after number `after`: 0 for all that are kept, [`event`](Self::event) for
+    /// Follows the events after number `after`: 0 from the first one on, [`event`](Self::event) for
     /// those to come. List first, then follow from the number that the list shows: nothing is
     /// missed and nothing told twice.
     ///

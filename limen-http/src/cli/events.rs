@@ -16,7 +16,7 @@ use crate::config::CoreConfig;
 pub(super) const HELP: &str = "\
 Examples:
   limen events                      what happens from now on
-  limen events --after 0            everything that is kept, and then what happens
+  limen events --after 0            everything from the first event on, and then what happens
   limen events --json --after 41    one line of JSON for each event after 41
 
 It goes on until Ctrl-C, also when the server is away for a while.";

@@ -19,7 +19,7 @@ use crate::extract::LARGEST_EVENT;
 #[derive(Debug, Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EventQuery {
-    /// Events after this number; 0 for all that are kept. Without it: those to come.
+    /// Events after this number; 0 from the first one on. Without it: those to come.
     #[serde(default, deserialize_with = "number")]
     #[oai(validator(minimum(value = "0"), maximum(value = "9007199254740991")))]
     pub(crate) after: Option<i64>,
