@@ -34,8 +34,6 @@ const STEPS: [(&str, &str); 10] = [
 const CLIENTS: u64 = 8;
 /// VMs of one client at most.
 const EACH: usize = 3;
-/// What was at work ends within this, also where eight guests start at once and others build.
-const FINISHED: Duration = Duration::from_secs(60);
 
 type Step = (&'static str, &'static str);
 
@@ -309,8 +307,8 @@ impl Load {
     }
 }
 
-/// Waits until `limen check` finds nothing, within [`RECOVERED`] of `up`; then until nothing is at
-/// work any more, however slow the machine is, and nothing is found again. Answers both times.
+/// Waits until `limen check` finds nothing and no operation is at work any more, both within
+/// [`RECOVERED`] of `up`; then nothing may be found again. Answers both times.
 async fn recovered(site: &Site, up: Instant) -> (Duration, Duration) {
     loop {
         let found = site.check();
@@ -326,7 +324,7 @@ async fn recovered(site: &Site, up: Instant) -> (Duration, Duration) {
         if left.is_empty() {
             break;
         }
-        assert!(up.elapsed() < FINISHED, "{FINISHED:?} after the server was up: {left:#?}");
+        assert!(up.elapsed() < RECOVERED, "{RECOVERED:?} after the server was up: {left:#?}");
         sleep(Duration::from_millis(50)).await;
     }
     let finished = up.elapsed();

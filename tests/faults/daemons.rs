@@ -2,22 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use limen_support::site::{self, Database, Site, create, wait_for_vm};
+use limen_support::site::{self, Database, Site, wait_for_vm};
 use tokio::time::sleep;
 
-use super::{BACK, Load, full_form, running, second};
+use super::{BACK, Load, full_form, second};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn campaign_of_deaths_of_the_database_and_the_daemon() {
     let deaths = if full_form() { 50 } else { 5 };
     let site = Site::start(Database::Postgres);
     let client = site.server.admin().await;
-    let mut vms = Vec::new();
-    for name in ["a", "b", "c", "d"] {
-        vms.push(create(&client, &running(name)).await);
-    }
-    let load = Load::begin(&client, &vms);
-    sleep(second(1)).await;
+    let (vms, load) = Load::of_four(&client).await;
     let earlier = if full_form() { load.rate(30).await } else { 0.0 };
     for what in ["database", "daemon"] {
         let mut slowest = (Duration::ZERO, Duration::ZERO);

@@ -56,6 +56,17 @@ struct Load {
 }
 
 impl Load {
+    /// Makes four VMs, which are running, and begins.
+    async fn of_four(client: &Client) -> (Vec<String>, Self) {
+        let mut vms = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            vms.push(create(client, &running(name)).await);
+        }
+        let load = Self::begin(client, &vms);
+        sleep(second(1)).await;
+        (vms, load)
+    }
+
     fn begin(client: &Client, vms: &[String]) -> Self {
         let mut load =
             Self { reads: Arc::default(), powers: Arc::default(), over: Arc::default(), clients: JoinSet::new() };
@@ -146,12 +157,7 @@ impl Load {
 async fn reads_go_on_while_libvirtd_is_dead_or_stopped() {
     let site = Site::start(Database::Postgres);
     let client = site.server.admin().await;
-    let mut vms = Vec::new();
-    for name in ["a", "b", "c", "d"] {
-        vms.push(create(&client, &running(name)).await);
-    }
-    let load = Load::begin(&client, &vms);
-    sleep(second(1)).await;
+    let (vms, load) = Load::of_four(&client).await;
     let earlier = load.rate(5).await;
     for (what, away) in [("killed", second(8)), ("stopped", second(20))] {
         let gone = Instant::now();
