@@ -189,9 +189,13 @@ CREATE TABLE volumes (
     vm_id TEXT,
     image_id TEXT REFERENCES images (id) ON DELETE CASCADE,
     format TEXT NOT NULL,
+    capacity_bytes BIGINT NOT NULL,
+    filled BIGINT NOT NULL,
+    -- The log's last number when the row was last written: tells what a host cannot have told of yet.
+    event BIGINT NOT NULL,
     document TEXT NOT NULL
 );
-CREATE INDEX volumes_host ON volumes (host_id);
+CREATE INDEX volumes_host ON volumes (host_id, filled, event);
 CREATE INDEX volumes_image ON volumes (image_id);
 
 -- Which operation inserted a volume's row; kept after the row, for as long as the operation is.

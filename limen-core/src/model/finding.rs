@@ -80,6 +80,8 @@ findings! {
     VolumeUnowned = "volume_unowned", Warning;
     /// A volume was never filled to its end, and no operation is at work on it.
     VolumeUnfilled = "volume_unfilled", Warning;
+    /// The directory of images cannot be read: no image was compared.
+    ImagesUnreadable = "images_unreadable", Error;
     /// An image's file is not in the directory of images.
     ImageMissing = "image_missing", Error;
     /// An image's file has another length than its record says.
@@ -111,7 +113,7 @@ pub struct Finding {
     /// How much it matters: [`FindingKind::severity`].
     pub severity: Severity,
     /// What it is about: `vm:<id>`, `volume:<id>`, `image:<id>`, `operation:<id>`, `host:<id>`,
-    /// `file:<name>`, …
+    /// `file:<name>`, `directory:images`, …
     pub subject: String,
     /// The name of the host that it is on, where it is on one.
     pub host: Option<String>,

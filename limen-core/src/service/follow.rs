@@ -9,13 +9,17 @@ use crate::store::PRUNED_AT_ONCE;
 /// Events read at once.
 const BATCH: u32 = 1000;
 
-/// Follows the log until the future is dropped.
-pub(super) async fn follow(shared: Arc<Shared>) {
+/// Follows the log until the future is dropped. `anew` begins with a snapshot: where it stopped in
+/// the middle of an event, memory may hold a part of it.
+pub(super) async fn follow(shared: Arc<Shared>, mut anew: bool) {
     loop {
         let after = shared.inventory.event();
         match shared.store.events_after(after, BATCH).await {
-            Ok(batch) if batch.oldest > after + 1 => match shared.store.snapshot().await {
-                Ok(snapshot) => shared.inventory.load(snapshot),
+            Ok(batch) if anew || batch.oldest > after + 1 => match shared.store.snapshot().await {
+                Ok(snapshot) => {
+                    shared.inventory.load(snapshot);
+                    anew = false;
+                }
                 Err(error) => pause(&error).await,
             },
             Ok(batch) if batch.events.is_empty() => shared.store.changed(after, Duration::from_secs(1)).await,

@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -22,10 +22,10 @@ use super::observer::{self, Look};
 use super::operation::runner;
 use super::render::Ending;
 use super::{Shared, Timings};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
 use crate::metrics::MetricsSource;
-use crate::model::{HostId, HostInfo, HostMetrics, HostState, Network, VmId};
+use crate::model::{EventNumber, HostId, HostInfo, HostMetrics, HostState, Network, VmId};
 use crate::store::{Fence, Lease};
 
 /// What this process last heard of a host.
@@ -35,6 +35,8 @@ struct Heard {
     observed: Option<Instant>,
     observed_at: Option<OffsetDateTime>,
     info: Option<HostInfo>,
+    /// The event that was shown when the host was asked for it.
+    info_as_of: EventNumber,
     networks: Vec<Network>,
     metrics: Option<HostMetrics>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct HostHandle {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     source: Option<Arc<dyn MetricsSource>>,
     heard: Mutex<Heard>,
+    /// Whether the host has told what it has.
+    known: watch::Sender<bool>,
     /// Rises with each full look and each change of `stale`.
     version: AtomicU64,
     /// Asks the observer of this process for a look at one VM.
@@ -70,6 +74,7 @@ impl HostHandle {
             hypervisor,
             source,
             heard: Mutex::default(),
+            known: watch::Sender::new(false),
             version: AtomicU64::new(0),
             looks: Mutex::default(),
             placing: tokio::sync::Mutex::default(),
@@ -95,10 +100,32 @@ impl HostHandle {
         self.heard().observed_at
     }
 
-    pub(crate) fn told(&self, info: HostInfo, networks: Vec<Network>) {
-        let mut heard = self.heard();
-        heard.info = Some(info);
-        heard.networks = networks;
+    /// The host told what it has, asked after event `as_of` was shown.
+    pub(crate) fn told(&self, info: HostInfo, networks: Vec<Network>, as_of: EventNumber) {
+        {
+            let mut heard = self.heard();
+            heard.info = Some(info);
+            heard.info_as_of = as_of;
+            heard.networks = networks;
+        }
+        self.known.send_replace(true);
+    }
+
+    /// What the host has, as it last told, and the event that was shown before. A host that was not
+    /// reached yet is waited for.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable): it has told nothing within `at_most`.
+    pub(crate) async fn known(&self, at_most: Duration) -> Result<(HostInfo, EventNumber)> {
+        let mut known = self.known.subscribe();
+        // Its sender is here: only the time can end it.
+        _ = tokio::time::timeout(at_most, known.wait_for(|known| *known)).await;
+        let heard = self.heard();
+        let info = heard.info.clone().ok_or_else(|| {
+            let text = "The host was not reached yet, so nobody knows what it has room for; try again soon.";
+            Error::new(ErrorKind::Unavailable, text).with_retry_after(Duration::from_secs(2))
+        })?;
+        Ok((info, heard.info_as_of))
     }
 
     pub(crate) fn info(&self) -> Option<HostInfo> {
@@ -266,6 +293,7 @@ pub(super) async fn release(shared: &Shared, host: &HostHandle) {
 pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
     let mut events = host.hypervisor.subscribe();
     loop {
+        let as_of = shared.inventory.event();
         let told = async {
             let info = host.hypervisor.host_info().await?;
             let mut networks = host.hypervisor.list_networks().await?;
@@ -275,7 +303,7 @@ pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
             Ok::<_, Error>((info, networks))
         };
         match told.await {
-            Ok((info, networks)) => host.told(info, networks),
+            Ok((info, networks)) => host.told(info, networks, as_of),
             Err(error) => tracing::debug!(host = %host.name, error = %error, "the host tells nothing"),
         }
         if let Some(source) = &host.source {

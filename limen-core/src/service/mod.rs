@@ -23,6 +23,7 @@ mod quota;
 mod refusals;
 mod render;
 mod seed;
+mod tasks;
 mod tokens;
 mod validate;
 mod vms;
@@ -30,6 +31,7 @@ mod vms;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
@@ -144,7 +146,7 @@ pub(crate) struct Shared {
     faults: Option<Arc<dyn FaultPlan>>,
 }
 
-/// How long a process that stops tries to write what it still holds.
+/// How long a process that stops tries to write what it still holds, and to close its connections.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// The owner of what the owner of the machine makes.
@@ -152,9 +154,13 @@ pub(crate) const LOCAL_OWNER: &str = "local";
 
 impl Shared {
     /// What a test wants to happen here; a crash stops this process's part for good.
+    ///
+    /// # Panics
+    /// Where it is asked for.
     pub(crate) async fn fault(&self, point: &FaultPoint) -> Fault {
         let Some(plan) = &self.faults else { return Fault::None };
         let fault = plan.at(point);
+        assert_ne!(fault, Fault::Panic, "a panic was asked for");
         if fault == Fault::Crash {
             self.stopping.send_replace(true);
             std::future::pending::<()>().await;
@@ -269,7 +275,8 @@ impl Limen {
     }
 
     /// Stops: waits for nothing but the tasks' own ends, writes what was refused into the audit,
-    /// gives the leases back and closes the Store and the hosts. Operations that are not finished go on at the next start; guests go on
+    /// gives the leases back and closes the Store and the hosts. A Store or host that hangs is left
+    /// after two seconds. Operations that are not finished go on at the next start; guests go on
     /// anyhow. Idempotent.
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
@@ -277,13 +284,14 @@ impl Limen {
         let running = !tasks.is_empty();
         tasks.shutdown().await;
         if running {
-            // A Store that hangs must not keep the process.
-            _ = tokio::time::timeout(LAST_WRITE, refusals::write(&self.shared, true)).await;
-            for host in &self.shared.hosts {
-                host::release(&self.shared, host).await;
-                host.hypervisor.close().await;
-            }
-            self.shared.store.close().await;
+            let parting = async {
+                refusals::write(&self.shared, true).await;
+                join_all(self.shared.hosts.iter().map(|host| host::release(&self.shared, host))).await;
+                self.shared.store.close().await;
+            };
+            let closing = join_all(self.shared.hosts.iter().map(|host| host.hypervisor.close()));
+            // Neither may keep the process.
+            _ = tokio::join!(tokio::time::timeout(LAST_WRITE, parting), tokio::time::timeout(LAST_WRITE, closing));
         }
     }
 

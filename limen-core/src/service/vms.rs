@@ -87,7 +87,8 @@ impl Limen {
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists) (the name),
     /// [`QuotaExceeded`](ErrorKind::QuotaExceeded), [`NoSpace`](ErrorKind::NoSpace),
-    /// [`Unsupported`](ErrorKind::Unsupported).
+    /// [`Unsupported`](ErrorKind::Unsupported). [`Unavailable`](ErrorKind::Unavailable): the host was
+    /// not reached since this process began, so nobody knows what it has room for.
     pub async fn create_vm(&self, ctx: &Context, create: CreateVm) -> Result<Operation> {
         self.authorize(ctx, Action::CreateVm, Resource::Any, "VM")?;
         if let Some(operation) = self.repeated(ctx, Action::CreateVm, &create).await? {
@@ -102,6 +103,8 @@ impl Limen {
         check_networks(&host, &create.networks).await?;
         let id = OperationId::generate();
         let plan = self.plan_vm(&create, owner, &host, id)?;
+        let memory_limit = self.memory_limit(&host).await?;
+        let space_limit = if plan.volumes.is_empty() { None } else { Some(self.space_limit(&host).await?) };
         let record = &plan.record;
         let mut rows: Vec<Row> = volume_rows(id, record).into_iter().map(Row::Volume).collect();
         rows.push(Row::Vm { record: Box::new(record.clone()), expect: Expect::Absent });
@@ -114,7 +117,8 @@ impl Limen {
             owner: Some(owner),
             plan: serde_json::to_value(&plan).map_err(Error::internal)?,
             rows,
-            memory_limit: self.memory_limit(&host),
+            memory_limit,
+            space_limit,
             preempt: false,
             detail: Some(create.name.clone()),
         };
@@ -167,7 +171,7 @@ impl Limen {
             let (raised, version) = (Some(raised), record.version + 1);
             let reserving = VmRecord { raised, version, ..(*record).clone() };
             proposal.rows = vec![Row::Vm { record: Box::new(reserving), expect: Expect::Version(record.version) }];
-            proposal.memory_limit = self.host(record.host).ok().and_then(|host| self.memory_limit(host));
+            proposal.memory_limit = self.memory_limit(self.host(record.host)?).await?;
         }
         self.submit(ctx, &(id, &update), proposal).await
     }
@@ -315,8 +319,6 @@ impl Limen {
                 Some(Iso { image: id, volume: copy_id(id, host.id) })
             }
         };
-        let wanted: u64 = volumes.iter().map(|planned| planned.volume.capacity_bytes).sum();
-        self.refuse_without_space(host, wanted)?;
         let nics = create.networks.iter().map(|network| Nic { mac: random_mac(), network: network.clone() }).collect();
         let now = self.now();
         images.sort_unstable();
@@ -427,6 +429,7 @@ fn on_vm(kind: OperationKind, record: &VmRecord, plan: serde_json::Value) -> Pro
         plan,
         rows: Vec::new(),
         memory_limit: None,
+        space_limit: None,
         preempt: false,
         detail: None,
     }

@@ -265,6 +265,10 @@ pub struct Change {
     /// How much memory the VMs of a host may have together: rows that raise the sum past it are
     /// [`NoSpace`](crate::ErrorKind::NoSpace).
     pub memory_limit: Option<MemoryLimit>,
+    /// How much space the host had for disks when it last told: volumes of VMs among the rows that
+    /// are more than that, with those that it could not know of yet, are
+    /// [`NoSpace`](crate::ErrorKind::NoSpace).
+    pub space_limit: Option<SpaceLimit>,
 }
 
 /// How much memory the VMs of a host may have together.
@@ -274,6 +278,21 @@ pub struct MemoryLimit {
     pub host: HostId,
     /// The limit in MiB.
     pub mib: i64,
+}
+
+/// How much space a host had for the disks of VMs at a moment.
+///
+/// What was free then is compared with the volumes of VMs, fully grown, that are new in the change,
+/// that are not filled yet, or that were filled after that moment: exactly, among any number of
+/// changes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceLimit {
+    /// The host.
+    pub host: HostId,
+    /// What it had for new disks, in bytes.
+    pub bytes: i64,
+    /// The moment: an event that was in the log before the host told.
+    pub as_of: EventNumber,
 }
 
 /// What became of a [`Change`].

@@ -4,13 +4,14 @@ use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
-use sqlx::Row as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::watch;
 
 pub use super::sql::SqlStore as PostgresStore;
-use super::sql::{Pool, PoolCell, Watch, grown, pool_options};
+use super::sql::{Failure, Pool, PoolCell, Watch, grown, pool_options};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::model::EventNumber;
 use crate::secret::Secret;
@@ -24,24 +25,67 @@ impl PostgresStore {
     /// to this program's schema. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) `database_url`: malformed.
-    /// [`Conflict`](crate::ErrorKind::Conflict): the schema is newer than this program.
-    /// [`Unavailable`](crate::ErrorKind::Unavailable): the database cannot be reached, or refuses
-    /// the user.
+    /// [`Invalid`](ErrorKind::Invalid) `database_url`: malformed, or there is no such database, or
+    /// it refuses the user, the password or TLS: waiting does not help.
+    /// [`Conflict`](ErrorKind::Conflict): the schema is newer than this program.
+    /// [`Unavailable`](ErrorKind::Unavailable): the database cannot be reached within
+    /// `acquire_timeout`, is just starting, or takes no more connections.
     pub async fn connect(url: &Secret, settings: &PoolSettings) -> Result<Self> {
-        // The parser's own message may repeat parts of the address.
-        let options = PgConnectOptions::from_str(url.expose())
-            .map_err(|_| Error::invalid("database_url", "The database's address is malformed."))?
-            .application_name("limen")
-            .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
-            .disable_statement_logging();
-        let cell = PoolCell::default();
-        let pool = pool_options(settings, &cell).connect_lazy_with(options.clone());
-        let pool = Arc::new(Pool::Postgres(pool));
-        // The cell is new: nobody has filled it.
-        _ = OnceLock::set(&cell, Arc::downgrade(&pool));
-        Self::start(pool, Watch::Postgres(options)).await
+        let options = options(url)?;
+        try_once(&options, settings.acquire_timeout).await?;
+        Self::start(pool(&options, settings), Watch::Postgres(options)).await
     }
+
+    /// Connects to the database at `url` to read: it is not brought to this program's schema, and a
+    /// change of it is [`Unavailable`](ErrorKind::Unavailable). Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect); [`Conflict`](ErrorKind::Conflict) also for an older schema,
+    /// [`Unavailable`](ErrorKind::Unavailable) also where there is none.
+    pub async fn connect_read_only(url: &Secret, settings: &PoolSettings) -> Result<Self> {
+        let options = options(url)?.options([("default_transaction_read_only", "on")]);
+        try_once(&options, settings.acquire_timeout).await?;
+        Self::look(pool(&options, settings), Watch::Postgres(options)).await
+    }
+}
+
+fn options(url: &Secret) -> Result<PgConnectOptions> {
+    // The parser's own message may repeat parts of the address.
+    let options = PgConnectOptions::from_str(url.expose())
+        .map_err(|_| Error::invalid("database_url", "The database's address is malformed."))?;
+    Ok(options
+        .application_name("limen")
+        .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
+        .disable_statement_logging())
+}
+
+fn pool(options: &PgConnectOptions, settings: &PoolSettings) -> Arc<Pool> {
+    let cell = PoolCell::default();
+    let pool = Arc::new(Pool::Postgres(pool_options(settings, &cell).connect_lazy_with(options.clone())));
+    // The cell is new: nobody has filled it.
+    _ = OnceLock::set(&cell, Arc::downgrade(&pool));
+    pool
+}
+
+/// Connects once, without the pool, which would try again and again and keep to itself why.
+async fn try_once(options: &PgConnectOptions, at_most: Duration) -> Result<()> {
+    let refusal = match tokio::time::timeout(at_most, options.connect()).await {
+        Ok(Ok(connection)) => {
+            // It is fine whether or not the database hears of it.
+            _ = tokio::time::timeout(at_most, connection.close()).await;
+            return Ok(());
+        }
+        Ok(Err(error)) => error,
+        Err(_) => sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+    };
+    let code = refusal.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    let text = match code.as_str() {
+        "28P01" | "28000" => "The database refuses this user or password.",
+        "3D000" => "The database server has no database of this name; make it first, with createdb.",
+        _ if matches!(refusal, sqlx::Error::Tls(_)) => "The database and LIMEN do not agree on TLS; see sslmode.",
+        _ => return Err(Failure::from(refusal).into_error()),
+    };
+    Err(Error::invalid("database_url", text).with_source(refusal))
 }
 
 /// Listens for commits of other processes as long as the Store lives.

@@ -89,7 +89,7 @@ impl Look {
         let mut look = Self::default();
         let views = join_all(shared.hosts.iter().map(|host| view(host))).await;
         let files = match shared.images() {
-            Ok(images) => Some(images.list().await?),
+            Ok(images) => Some(images.list().await),
             Err(_) => None,
         };
         let snapshot = shared.store.snapshot().await?;
@@ -124,8 +124,14 @@ impl Look {
         look.half_made(&snapshot, &busy, shared);
         look.quotas(&snapshot, &busy);
         look.locks(&locks, &snapshot, &busy);
-        if let Some(files) = files {
-            look.images(&files, &snapshot.images, &busy);
+        match files {
+            Some(Ok(files)) => look.images(&files, &snapshot.images, &busy),
+            Some(Err(error)) => {
+                let detail =
+                    format!("The directory of images cannot be read ({}); no image was compared.", error.kind());
+                look.add(Kind::ImagesUnreadable, "directory:images".to_owned(), None, detail);
+            }
+            None => {}
         }
         look.memory(snapshot, shared).await?;
         Ok(look)

@@ -61,11 +61,23 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
     let volume = VolumeRef { id: copy, format: record.format };
     // What an attempt before this one left may be half of it.
     cx.hypervisor().remove_volume(volume).await?;
-    let spec = VolumeSpec { id: copy, format: record.format, capacity_bytes: image.capacity_bytes, backing: None };
+    if let Err(error) = copy_image(cx, id, &record).await {
+        // A part of a copy helps nobody, least of all where it filled the disk.
+        if cx.hypervisor().remove_volume(volume).await.is_ok() {
+            write(cx, Row::VolumeGone(copy)).await?;
+        }
+        return Err(error);
+    }
+    write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await
+}
+
+async fn copy_image(cx: &StepContext, id: ImageId, record: &VolumeRecord) -> Result<()> {
+    let VolumeRecord { id: copy, format, capacity_bytes, .. } = *record;
+    let spec = VolumeSpec { id: copy, format, capacity_bytes, backing: None };
     cx.hypervisor().create_volume(&spec).await?;
     let (file, length) = cx.shared.images()?.open(id).await?;
-    cx.hypervisor().write_volume(volume, counted(file, length, &cx.bytes), length).await?;
-    write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await
+    let volume = VolumeRef { id: copy, format };
+    cx.hypervisor().write_volume(volume, counted(file, length, &cx.bytes), length).await
 }
 
 async fn write(cx: &StepContext, row: Row) -> Result<()> {

@@ -27,7 +27,9 @@ use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, HostId, ImageId, Journal, Operation, OperationId, OperationKind,
     OperationState, OwnerId, Page, PageRequest, Progress, VmId,
 };
-use crate::store::{Change, IdempotencyKey, MemoryLimit, OperationQuery, OperationRow, OperationWrite, Row};
+use crate::store::{
+    Change, IdempotencyKey, MemoryLimit, OperationQuery, OperationRow, OperationWrite, Row, SpaceLimit,
+};
 
 pub(super) use images::{AddImagePlan, DeleteImagePlan, copy_format};
 pub(super) use vms::{
@@ -46,6 +48,7 @@ pub(super) struct Proposal {
     pub(super) plan: Value,
     pub(super) rows: Vec<Row>,
     pub(super) memory_limit: Option<MemoryLimit>,
+    pub(super) space_limit: Option<SpaceLimit>,
     pub(super) preempt: bool,
     /// A word for the audit: the power action, the name.
     pub(super) detail: Option<String>,
@@ -166,6 +169,7 @@ impl Limen {
             rows: proposal.rows,
             audit: vec![audit],
             memory_limit: proposal.memory_limit,
+            space_limit: proposal.space_limit,
         };
         let committed = self.commit_detached(change).await.map_err(|error| match error.kind() {
             ErrorKind::Timeout => error.with_operation_id(operation.id),

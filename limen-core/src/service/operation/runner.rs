@@ -12,12 +12,10 @@
 //! operation is finished only after every effect is recorded. Every write carries the fence.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -31,6 +29,7 @@ use crate::model::{
 };
 use crate::service::Shared;
 use crate::service::host::Ownership;
+use crate::service::tasks::guarded;
 use crate::store::{Change, OperationRow, OperationWrite, Row};
 
 /// What a step sees.
@@ -112,28 +111,33 @@ impl Pauses {
     }
 }
 
+/// Drives an operation as far as it goes. Where it did not come to its end it is found unfinished
+/// again: the caller starts anew.
 async fn drive(shared: Arc<Shared>, ownership: Ownership, id: OperationId) -> OperationId {
+    if let Err(error) = guarded(drive_once(shared, ownership, id)).await {
+        tracing::warn!(operation = %id, %error, cause = error.causes(), "an operation is given up by this process");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    id
+}
+
+async fn drive_once(shared: Arc<Shared>, ownership: Ownership, id: OperationId) -> Result<()> {
     let mut pauses = Pauses::new();
     let row = loop {
         match shared.store.operation(id).await {
             Ok(row) => break row,
-            Err(error) if error.kind() == ErrorKind::NotFound => return id,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(_) => pauses.pause().await,
         }
     };
     if row.operation.state.is_finished() {
-        return id;
+        return Ok(());
     }
     let Some(kind) = kinds::of(&row) else {
         tracing::warn!(operation = %id, kind = row.operation.kind.as_str(), "an operation of another version is left alone");
         return std::future::pending().await;
     };
-    let mut run = Run { shared, ownership, kind, row, bytes: Arc::default() };
-    if let Err(error) = run.finish().await {
-        tracing::warn!(operation = %id, %error, cause = error.causes(), "an operation is given up by this process");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    id
+    Run { shared, ownership, kind, row, bytes: Arc::default() }.finish().await
 }
 
 struct Run {
@@ -341,12 +345,7 @@ impl Run {
                 Fault::Repeat => repeat = true,
                 _ => {}
             }
-            let once = || async {
-                AssertUnwindSafe(function(&context))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|_| Err(Error::internal("a step panicked")))
-            };
+            let once = || guarded(function(&context));
             let mut output = once().await?;
             if repeat {
                 output = once().await?;
@@ -473,10 +472,9 @@ impl Run {
             let change = Change {
                 fence: Some(self.ownership.fence()),
                 operation: Some(OperationWrite::Update(Box::new(self.row.clone()))),
-                idempotency: None,
                 rows: rows.clone(),
                 audit: audit.clone(),
-                memory_limit: None,
+                ..Change::default()
             };
             match self.shared.store.commit(change).await {
                 Ok(_) => return Ok(()),

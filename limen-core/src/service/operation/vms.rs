@@ -184,9 +184,28 @@ pub(crate) struct PowerPlan {
 
 pub(super) async fn apply_power(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    if let Err(error) = cx.hypervisor().change_power(plan.vm, plan.action).await {
+        let for_its_disks = matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Internal | ErrorKind::NotFound);
+        let why = if for_its_disks && plan.action == PowerAction::Start { lost_disk(cx, plan.vm).await } else { None };
+        return Err(why.map_or(error, |text| Error::new(ErrorKind::Conflict, text)));
+    }
     cx.look_at(plan.vm).await?;
     Ok(Value::Null)
+}
+
+/// Which disk of a VM its host does not have any more, or has as another one, in a sentence.
+async fn lost_disk(cx: &StepContext, vm: VmId) -> Option<String> {
+    let record = record_of(cx, vm).ok()?;
+    let there = cx.hypervisor().list_volumes().await.ok()?;
+    record.spec.disks.iter().enumerate().find_map(|(index, disk)| {
+        let found = there.iter().find(|found| found.volume.id == disk.volume);
+        let what = match found {
+            None => "is not on its host any more",
+            Some(found) if found.volume.format != disk.format || found.capacity_bytes < disk.size_bytes => "is damaged",
+            Some(_) => return None,
+        };
+        Some(format!("Disk {} of the VM {what}; restore it from a backup, or delete the VM.", index + 1))
+    })
 }
 
 /// Answers when it asked: the guest's time counts from there, also for a process that takes over.

@@ -34,7 +34,7 @@ use time::OffsetDateTime;
 
 use self::commit::Written;
 use self::driver::Tx;
-use self::failure::{Failure, Outcome};
+use self::failure::Outcome;
 use self::prune::Prune;
 use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
@@ -45,6 +45,7 @@ use crate::model::{
 use crate::secret::Secret;
 
 pub(super) use self::driver::{Pool, PoolCell, pool_options};
+pub(super) use self::failure::Failure;
 pub(super) use self::wake::{Watch, grown};
 
 /// A [`Store`] on SQLite or PostgreSQL.
@@ -73,8 +74,19 @@ enum Try<T> {
 }
 
 impl SqlStore {
+    /// A Store on a database that is brought to this program's schema.
     pub(super) async fn start(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
         let install = write(&pool, &(), |tx, ()| Box::pin(migrate::migrate(tx)), None).await?;
+        Self::of(pool, watch, install).await
+    }
+
+    /// A Store on a database that is taken as it is.
+    pub(super) async fn look(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
+        let install = read(&pool, &(), |tx, ()| Box::pin(migrate::look(tx))).await?;
+        Self::of(pool, watch, install).await
+    }
+
+    async fn of(pool: Arc<Pool>, watch: Watch, install: Install) -> Result<Self> {
         let last = read(&pool, &(), |tx, ()| Box::pin(log::last(tx))).await?;
         let wake = wake::Wake::start(watch, last);
         Ok(Self { pool, install, wake })

@@ -67,6 +67,7 @@ pub const ALL: &[Behaviour] = behaviours![
     a_limit_refuses_what_rises_past_it,
     a_limit_holds_in_parallel,
     a_host_has_only_so_much_memory,
+    a_host_has_only_so_much_space,
     an_operation_is_kept_with_its_journal,
     a_lock_is_busy_until_its_operation_is_finished,
     the_locks_that_are_held_are_listed,
