@@ -20,6 +20,7 @@ use crate::auth;
 use crate::dto::{Described, NoQuery, PageQuery};
 use crate::edge::Arrival;
 use crate::error::{self, Problem, Result};
+use crate::line::Line;
 
 /// The most that a JSON body may have.
 const BODY_LIMIT: usize = 1 << 20;
@@ -50,6 +51,7 @@ pub(crate) struct Caller {
 pub(crate) struct Starter {
     caller: Caller,
     wait: Option<Duration>,
+    line: Line,
 }
 
 impl Anybody {
@@ -118,7 +120,12 @@ impl Starter {
     pub(crate) async fn answer(&self, operation: Operation) -> Result<Accepted> {
         let operation = match self.wait {
             Some(wait) if !operation.state.is_finished() => {
-                self.limen().wait_operation(self, operation.id, wait).await?
+                let mut line = self.line.clone();
+                tokio::select! {
+                    ended = self.limen().wait_operation(self, operation.id, wait) => ended?,
+                    // The answer of a server that stops is the operation as it is: it goes on later.
+                    () = line.stopping() => self.limen().get_operation(self, operation.id).await?,
+                }
             }
             _ => operation,
         };
@@ -310,7 +317,8 @@ impl<'a> ApiExtractor<'a> for Starter {
         } else {
             refuse_idempotency_key(request.headers())?;
         }
-        Ok(Self { caller, wait: preferred_wait(request.headers()) })
+        let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
+        Ok(Self { caller, wait: preferred_wait(request.headers()), line })
     }
 }
 

@@ -13,18 +13,21 @@ use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::line::Line;
 use crate::unparsed::{self, Answers, Documented};
 
 /// Headers of a request beyond this are refused.
 const LARGEST_HEADERS: usize = 1 << 20;
-/// How long requests at work may take when the server stops.
-const LAST_REQUESTS: Duration = Duration::from_secs(15);
+/// How long requests at work may take when the server stops; all of its end takes 15 s at most.
+const LAST_REQUESTS: Duration = Duration::from_secs(11);
+/// How long a connection without a request yet may take for its first one when the server stops.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Serves `endpoint` on `listener` until `stop`; then accepts nothing more, and returns when the
-/// requests at work are answered or 15 s are over.
+/// requests at work are answered or 11 s are over. Who is connected when it stops is answered, where
+/// the request comes within a second.
 ///
 /// # Errors
 /// The listener's address cannot be told. An accept that fails is logged and tried again.
@@ -38,22 +41,29 @@ where
     let (alive, mut ended) = mpsc::channel::<std::convert::Infallible>(1);
     let local = listener.local_addr()?;
     tokio::pin!(stop);
+    let begin = |stream, remote| {
+        let connection = Connection { stream, local, remote, endpoint: Arc::clone(&endpoint) };
+        tokio::spawn(connection.run(is_stopping.clone(), alive.clone()));
+    };
     loop {
         let accepted = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, remote)) => {
-                let connection = Connection { stream, local, remote, endpoint: Arc::clone(&endpoint) };
-                tokio::spawn(connection.run(is_stopping.clone(), alive.clone()));
-            }
+            Ok((stream, remote)) => begin(stream, remote),
             Err(error) => {
                 // Out of descriptors, mostly: others must end before the next one can begin.
                 tracing::warn!(target: "limen", %error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+    // What the system has accepted for the listener would be reset with it.
+    let listener = listener.into_std()?;
+    while let Ok((stream, remote)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        begin(TcpStream::from_std(stream)?, remote);
     }
     drop(listener);
     drop(alive);
@@ -83,7 +93,10 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         let counted = answers.clone();
         let line = Line::new(is_stopping.clone());
         let its = line.clone();
+        let asked = Arc::new(Notify::new());
+        let asks = Arc::clone(&asked);
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            asks.notify_one();
             let (endpoint, answers, line) = (Arc::clone(&endpoint), answers.clone(), its.clone());
             async move {
                 if let Some(refusal) = unparsed::refuse(&request) {
@@ -111,6 +124,12 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             tokio::select! {
                 served = connection.as_mut() => served,
                 () = stopped => {
+                    // One on which nothing was read yet would be closed, though a request is on its way.
+                    tokio::select! {
+                        served = connection.as_mut() => return served,
+                        () = asked.notified() => {}
+                        () = tokio::time::sleep(FIRST_REQUEST) => {}
+                    }
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

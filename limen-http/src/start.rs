@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::Hypervisor;
@@ -26,6 +27,13 @@ const HOST: &str = "local";
 const INITIAL_PASSWORD: &str = "initial-admin-password";
 const JWT_SECRET: &str = "jwt-secret";
 const LOCK: &str = "lock";
+
+/// How long a server that starts waits for its Store.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it says so.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long it rests before it tries again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes the data directory: others may pass through it (QEMU does, to the volumes), not look.
 pub(crate) fn make_data_dir(config: &CoreConfig) -> Result<()> {
@@ -77,6 +85,41 @@ pub(crate) async fn open_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
         StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await.map_err(named)?),
         StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await.map_err(named)?),
     })
+}
+
+/// Opens the Store to be read: nothing is made, and no schema is changed.
+pub(crate) async fn open_store_read_only(config: &CoreConfig) -> Result<Arc<dyn Store>> {
+    let settings = PoolSettings::default();
+    let named = |error| name("DATABASE_URL", error);
+    Ok(match &config.store {
+        StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open_read_only(path, &settings).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect_read_only(url, &settings).await.map_err(named)?),
+    })
+}
+
+/// Opens the Store of a server: a PostgreSQL that is away, as when both start with the machine, is
+/// waited for, for a minute at most. What waiting cannot mend is told at once.
+pub(crate) async fn await_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
+    loop {
+        let error = match open_store(config).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            done => return done,
+        };
+        let waited = begun.elapsed();
+        if waited >= STORE_PATIENCE || !matches!(config.store, StoreChoice::Postgres(_)) {
+            return Err(error);
+        }
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            let left = (STORE_PATIENCE - waited).as_secs();
+            let cause = error.causes();
+            tracing::warn!(target: "limen", %error, cause, "the store is waited for, for {left} s at most");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Puts the variable before what is said about its value.

@@ -28,18 +28,24 @@ enum Way {
 /// What a command is about to do: it decides whether this process may take the host's work over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Look only.
-    Read,
+    /// Look only: nothing is made where there is nothing, no schema is changed.
+    Look,
+    /// Change what lives in the Store alone: no host has to be taken over for it.
+    Record,
     /// Start operations: with no server, this process runs them.
     Change,
 }
 
 /// Opens LIMEN in this process, on the machine's Store and hypervisor.
 pub(super) async fn open_local(config: &CoreConfig, intent: Intent) -> Result<Limen> {
+    if intent == Intent::Look {
+        let store = start::open_store_read_only(config).await?;
+        return Ok(start::builder(config, store).await?.read_only().build().await?);
+    }
     start::make_data_dir(config)?;
     let store = start::open_store(config).await?;
     let builder = start::builder(config, store).await?;
-    let builder = if intent == Intent::Read { builder.passive() } else { builder };
+    let builder = if intent == Intent::Record { builder.passive() } else { builder };
     Ok(builder.build().await?)
 }
 

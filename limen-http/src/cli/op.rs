@@ -41,7 +41,7 @@ pub(super) enum OpCommand {
 
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: OpCommand) -> Result {
     let intent = match command {
-        OpCommand::List { .. } | OpCommand::Show { .. } => Intent::Read,
+        OpCommand::List { .. } | OpCommand::Show { .. } => Intent::Look,
         OpCommand::Cancel { .. } | OpCommand::Wait { .. } => Intent::Change,
     };
     let door = Door::open(args, config, intent).await?;

@@ -29,7 +29,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     let listener = listen(http).await?;
     let address = listener.local_addr()?;
 
-    let store = start::open_store(core).await?;
+    let store = start::await_store(core).await?;
     let first = start::first_admin(core, http, &*store).await?;
     let mut builder = start::builder(core, store).await?.session(http.token_expiry).retention(http.retention);
     let lock = start::lock_data_dir(core);
