@@ -49,6 +49,7 @@ if [[ $purpose == test ]]; then
     need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
+    need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
     need sudo has sudo
 fi
 

@@ -336,6 +336,10 @@ pub(crate) async fn a_check_finds_files_of_no_image(on: Db) {
             (Kind::UploadAbandoned, format!("file:{}", received[1])),
         ],
     );
+    std::fs::rename(dir, dir.with_extension("aside")).expect("renamed");
+    std::fs::write(dir, "no directory").expect("written");
+    same(&findings(&house.looker).await, &[(Kind::ImagesUnreadable, "directory:images".to_owned())]);
+    std::fs::remove_file(dir).expect("removed");
 }
 
 pub(crate) async fn a_check_finds_operations_that_stand_still(on: Db) {

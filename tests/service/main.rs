@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod consoles;
 mod events;
+mod panics;
 mod processes;
 mod quotas;
 mod tokens;
@@ -27,6 +28,7 @@ use audit::*;
 use check::*;
 use consoles::*;
 use events::*;
+use panics::*;
 use processes::*;
 use quotas::*;
 use tokens::*;
@@ -141,6 +143,10 @@ behaviours! {
     an_update_reserves_what_it_raises_a_vm_to
     a_limit_is_changed_alone_and_shown
     a_host_keeps_its_reserve
+    campaign_of_parallel_creates_never_passes_the_space_of_a_host
+    nobody_knows_what_an_unreached_host_has_room_for
+    a_panic_ends_no_work
+    a_panic_ends_no_task
     whoever_is_gone_changes_nothing_any_more
     a_token_may_what_it_says_and_its_user_may
     a_token_for_one_vm_sees_that_vm

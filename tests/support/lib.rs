@@ -3,6 +3,7 @@
 //!
 //! | module | gives |
 //! |---|---|
+//! | [`disk`] | a file system of a few megabytes |
 //! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
 //! | [`machine`] | mounts, network and libvirt apart, for `make run` |
 //! | [`postgres`] | a PostgreSQL of the test's own |
@@ -19,6 +20,7 @@
 //! ends in whatever way, also by SIGKILL, a small shell on the other end takes
 //! down what the test had started and removes its files.
 
+pub mod disk;
 pub mod guest;
 pub mod http;
 pub mod libvirt;

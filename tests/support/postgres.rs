@@ -70,6 +70,19 @@ impl PrivatePostgres {
         self.database_url(&name)
     }
 
+    /// Makes a role of this name that may log in with this password alone, and no superuser; others
+    /// go on without any.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn create_role(&self, name: &str, password: &str) {
+        self.psql(&format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'")).expect_success();
+        let rules = self.base.join("data/pg_hba.conf");
+        let others = fs::read_to_string(&rules).expect("read the rules");
+        fs::write(&rules, format!("host all {name} all scram-sha-256\n{others}")).expect("write the rules");
+        self.psql("SELECT pg_reload_conf()").expect_success();
+    }
+
     /// Runs SQL in the maintenance database, for at most 30 s; the rows come
     /// unaligned, without header.
     pub fn psql(&self, sql: &str) -> Output {

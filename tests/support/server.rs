@@ -167,7 +167,11 @@ impl Server {
         self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn wait_until_up(&self) {
+    /// Waits until it is healthy.
+    ///
+    /// # Panics
+    /// When it ends, or is not healthy within 30 s; with the end of its log.
+    pub fn wait_until_up(&self) {
         let deadline = Duration::from_secs(30);
         process::wait_for("a healthy limen server", deadline, || {
             if let Ok(Some(status)) = self.child().try_wait() {

@@ -99,12 +99,20 @@ impl Site {
         self.postgres.as_ref().map(|(_, url)| url.as_str())
     }
 
+    /// Its PostgreSQL.
+    ///
+    /// # Panics
+    /// When its database is another one.
+    pub fn postgres(&self) -> &PrivatePostgres {
+        &self.postgres.as_ref().expect("a site on PostgreSQL").0
+    }
+
     /// Ends its PostgreSQL as a crash does and starts it again.
     ///
     /// # Panics
     /// When its database is another one, or does not come up.
     pub fn restart_database(&self) {
-        self.postgres.as_ref().expect("a site on PostgreSQL").0.restart_immediate();
+        self.postgres().restart_immediate();
     }
 
     /// Rows of its database, unaligned.

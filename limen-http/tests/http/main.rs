@@ -7,6 +7,7 @@ mod events;
 mod harness;
 mod json;
 mod jwt;
+mod looks;
 mod matrix;
 mod process;
 mod routes;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const PASSWORD: &str = "correct horse 1";
+pub(crate) const PASSWORD: &str = "correct horse 1";
 
 fn server(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_limen"));
@@ -17,7 +17,7 @@ fn server(home: &Path) -> Command {
     command
 }
 
-fn limen(home: &Path) -> Command {
+pub(crate) fn limen(home: &Path) -> Command {
     // No test waits for a process for ever.
     let mut command = Command::new("timeout");
     command.args(["--foreground", "120", env!("CARGO_BIN_EXE_limen")]);
@@ -82,7 +82,7 @@ impl Drop for Running {
 }
 
 #[track_caller]
-fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")
