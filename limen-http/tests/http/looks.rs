@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::process::{PASSWORD, Running, limen, succeed};
 
-/// Everything under a directory, to the byte; SQLite's shared memory is none of the data.
+/// Everything under a directory, to the byte; SQLite's shared memory and an empty journal are no data.
 fn everything(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -15,7 +15,10 @@ fn everything(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         if path.is_dir() {
             all.extend(everything(&path));
             all.push((path, Vec::new()));
-        } else if path.extension().is_none_or(|extension| extension != "db-shm") {
+        } else if path.extension().is_none_or(|extension| extension != "db-shm")
+            && !(path.extension().is_some_and(|extension| extension == "db-wal")
+                && entry.metadata().is_ok_and(|m| m.len() == 0))
+        {
             all.push((path.clone(), std::fs::read(path).expect("read")));
         }
     }
@@ -52,9 +55,7 @@ fn what_only_looks_makes_and_changes_nothing() {
     let before = everything(home.path());
     for args in looks {
         let output = look(args);
-        // The simulator of this process has other VMs than the one of the server had.
-        let code = if args == ["check"] { Some(1) } else { Some(0) };
-        assert_eq!(output.status.code(), code, "{args:?}: {output:?}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
         assert!(everything(home.path()) == before, "{args:?} changed something");
     }
 
