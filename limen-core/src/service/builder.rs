@@ -197,6 +197,7 @@ impl LimenBuilder {
         let snapshot = store.snapshot().await?;
         let hosts = settle_hosts(&*store, &snapshot, self.hosts, self.passive).await?;
         settle_local_owner(&*store, &snapshot).await?;
+        let began = clock.monotonic();
         let shared = Arc::new(Shared {
             authz,
             clock,
@@ -208,6 +209,7 @@ impl LimenBuilder {
             holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
             hosts,
             inventory: Inventory::new(),
+            following: follow::Following::from(began),
             stopping: watch::Sender::new(false),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,
