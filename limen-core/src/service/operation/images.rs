@@ -60,11 +60,11 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
     write(cx, Row::Volume(record.clone())).await?;
     let volume = VolumeRef { id: copy, format: record.format };
     // What an attempt before this one left may be half of it.
-    cx.hypervisor().remove_volume(volume).await?;
+    cx.hypervisor().await.remove_volume(volume).await?;
     let spec = VolumeSpec { id: copy, format: record.format, capacity_bytes: image.capacity_bytes, backing: None };
-    cx.hypervisor().create_volume(&spec).await?;
+    cx.hypervisor().await.create_volume(&spec).await?;
     let (file, length) = cx.shared.images()?.open(id).await?;
-    cx.hypervisor().write_volume(volume, counted(file, length, &cx.bytes), length).await?;
+    cx.hypervisor().await.write_volume(volume, counted(cx, file, length), length).await?;
     write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await
 }
 
@@ -105,6 +105,7 @@ pub(super) async fn remove_copies(cx: &StepContext) -> Result<Value> {
         let volumes = cx.shared.store.volumes(host.id).await?;
         for volume in volumes.iter().filter(|volume| volume.image == Some(image.id) && volume.vm.is_none()) {
             let volume = VolumeRef { id: volume.id, format: volume.format };
+            cx.ownership.fresh(&cx.shared).await;
             match host.hypervisor.remove_volume(volume).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
