@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Memory that was read from the log longer ago than this is not asked who may do what: what
 /// revokes something acts within a second.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a wish may take.
+/// How long a request waits to know who asks.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two reads that were wished for.
 const BETWEEN_WISHES: Duration = Duration::from_millis(20);
@@ -59,8 +59,12 @@ impl Shared {
     /// process.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable): not within a second.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): not within [`show`](super::Timings::show).
     pub(super) async fn catch_up(&self) -> Result<()> {
+        self.catch_up_within(self.timings.show).await
+    }
+
+    async fn catch_up_within(&self, at_most: Duration) -> Result<()> {
         let mut wish = 0;
         self.following.wishes.send_modify(|wishes| {
             *wishes += 1;
@@ -70,11 +74,11 @@ impl Shared {
         loop {
             let began = self.clock.monotonic();
             let reached = met.wait_for(|met| *met >= wish);
-            if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, reached).await {
+            if let Ok(Ok(_)) = tokio::time::timeout(at_most, reached).await {
                 return Ok(());
             }
             // Where it was this process that stood still, the Store has not had its time yet.
-            if self.clock.monotonic().saturating_duration_since(began) < 2 * PATIENCE {
+            if self.clock.monotonic().saturating_duration_since(began) < 2 * at_most {
                 self.following.away.store(true, Ordering::Relaxed);
                 return Err(Error::unavailable("The store"));
             }
@@ -93,7 +97,7 @@ impl Shared {
         if knows && (fresh || self.following.away.load(Ordering::Relaxed)) {
             return Ok(());
         }
-        match self.catch_up().await {
+        match self.catch_up_within(PATIENCE).await {
             Err(_) if knows => Ok(()),
             other => other,
         }
