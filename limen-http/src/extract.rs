@@ -154,7 +154,7 @@ fn context(actor: Actor, request_id: &str, origin: Option<IpAddr>) -> Context {
 }
 
 /// Who the request's token is of, as they are once this server shows the event that the request
-/// names: a session that another server has just made among it.
+/// names.
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     if app.local {
         return Ok(Actor::Local);
@@ -162,11 +162,11 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     let bearer = auth::bearer(headers).inspect_err(|_| app.limen.count_unknown())?;
     if Limen::is_token(bearer) {
         await_event(app, headers).await?;
-        return Ok(app.limen.authenticate_token(&Secret::new(bearer))?);
+        return Ok(app.limen.authenticate_token(&Secret::new(bearer)).await?);
     }
     let (session, user) = app.tokens.verify(bearer).inspect_err(|_| app.limen.count_unknown())?;
     await_event(app, headers).await?;
-    let actor = app.limen.authenticate(session)?;
+    let actor = app.limen.authenticate(session).await?;
     if actor.user_id() == Some(user) {
         return Ok(actor);
     }

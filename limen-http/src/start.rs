@@ -18,6 +18,7 @@ use limen_core::store::sqlite::SqliteStore;
 use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, ErrorKind, Limen, LimenBuilder, Result, Secret};
 use rustix::fs::FlockOperation;
+use sha2::{Digest as _, Sha256};
 
 use crate::app::InitialPassword;
 use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
@@ -60,8 +61,9 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct DataDirLock {
     _file: File,
-    /// The process that holds this lock, among all that share a Store: a successor of the same
-    /// name knows that its predecessor is dead. Another boot or another file is another name.
+    /// The process that holds this lock, among all that share a Store: the machine's name, for
+    /// people, and digits that are the same for this boot and this file alone. So a successor of
+    /// the same name knows that its predecessor is dead.
     pub(crate) holder: String,
 }
 
@@ -70,9 +72,12 @@ pub(crate) fn lock_data_dir(config: &CoreConfig) -> Option<DataDirLock> {
     let path = config.data_dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let kernel = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok();
+    let boot = kernel("random/boot_id")?;
     let inode = file.metadata().ok()?;
-    let holder = format!("{}/{:x}-{:x}", boot.trim_end(), inode.dev(), inode.ino());
+    let digest = Sha256::digest(format!("{}/{:x}-{:x}", boot.trim_end(), inode.dev(), inode.ino()));
+    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let holder = format!("{}/{digits}", kernel("hostname")?.trim_end());
     Some(DataDirLock { _file: file, holder })
 }
 

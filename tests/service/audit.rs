@@ -206,8 +206,8 @@ pub(crate) async fn whoever_may_not_is_in_the_audit(on: Db) {
     assert_eq!(kind(limen.list_users(&nobody, PageRequest::default()).await), ErrorKind::Unauthenticated);
     assert_eq!(kind(log_in(&limen, "ann", "not that one 1").await), ErrorKind::Unauthenticated);
     assert_eq!(kind(log_in(&limen, "nobody", "not that one 1").await), ErrorKind::Unauthenticated);
-    assert!(limen.authenticate_token(&Secret::new("limen_0")).is_err());
-    assert!(limen.authenticate(SessionId::generate()).is_err());
+    assert!(limen.authenticate_token(&Secret::new("limen_0")).await.is_err());
+    assert!(limen.authenticate(SessionId::generate()).await.is_err());
     assert_eq!(limen.refusals(), Refusals { unknown: known.unknown + 5, ..known });
     assert_eq!(limen.event(), before);
 }

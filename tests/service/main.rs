@@ -7,6 +7,7 @@ mod events;
 mod panics;
 mod processes;
 mod quotas;
+mod servers;
 mod tokens;
 mod users;
 mod vms;
@@ -31,6 +32,7 @@ use events::*;
 use panics::*;
 use processes::*;
 use quotas::*;
+use servers::*;
 use tokens::*;
 use users::*;
 use vms::*;
@@ -135,6 +137,10 @@ behaviours! {
     a_passive_process_enqueues_and_reads
     a_predecessor_of_the_same_name_is_followed_at_once
     a_guests_time_counts_across_processes
+    campaign_of_one_key_at_two_processes
+    campaign_of_one_name_at_two_processes
+    who_is_new_at_one_process_is_known_at_the_other
+    every_process_tells_who_owns_a_host
     users_see_their_own
     the_last_admin_stays
     sessions_end_at_once

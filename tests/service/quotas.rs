@@ -20,7 +20,7 @@ async fn limited(limen: &Limen, name: &str, quota: Quota) -> Context {
         CreateUser { name: name.to_owned(), password: password.clone(), role: Role::User, disabled: false, quota };
     limen.create_user(&ctx(), user).await.expect("a user");
     let (_, session) = limen.login(&Context::new(Actor::Anonymous), name, &password).await.expect("a login");
-    Context::new(limen.authenticate(session.id).expect("a session"))
+    Context::new(limen.authenticate(session.id).await.expect("a session"))
 }
 
 /// Whether this is the long form.

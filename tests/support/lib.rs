@@ -7,6 +7,7 @@
 //! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
 //! | [`machine`] | mounts, network and libvirt apart, for `make run` |
 //! | [`postgres`] | a PostgreSQL of the test's own |
+//! | [`nginx`] | an nginx of the test's own, with the blocks of a document |
 //! | [`guest`] | a small real guest that greets on its serial console |
 //! | [`serial`] | reads a console until something is said |
 //! | [`server`] | the `limen` program, served on a free port |
@@ -25,6 +26,7 @@ pub mod guest;
 pub mod http;
 pub mod libvirt;
 pub mod machine;
+pub mod nginx;
 pub mod postgres;
 pub mod process;
 pub mod serial;

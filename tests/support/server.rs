@@ -141,6 +141,16 @@ impl Server {
         process::kill9(&mut self.child());
     }
 
+    /// Stops it in its tracks: connections stay open and nothing answers.
+    pub fn sigstop(&self) {
+        process::signal(self.pid(), Signal::STOP);
+    }
+
+    /// Lets a stopped server go on.
+    pub fn sigcont(&self) {
+        process::signal(self.pid(), Signal::CONT);
+    }
+
     /// Asks it to end, as Ctrl-C does; its exit code, `None` when it had to be
     /// killed after 30 s.
     pub fn sigterm(&self) -> Option<i32> {

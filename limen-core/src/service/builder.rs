@@ -215,6 +215,7 @@ impl LimenBuilder {
             settle_local_owner(&*store, &snapshot).await?;
             hosts
         };
+        let began = clock.monotonic();
         let shared = Arc::new(Shared {
             authz,
             clock,
@@ -226,6 +227,7 @@ impl LimenBuilder {
             holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
             hosts,
             inventory: Inventory::new(),
+            following: follow::Following::from(began),
             stopping: watch::Sender::new(false),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,

@@ -34,6 +34,8 @@ struct Heard {
     /// When a full look was last completed: by this process, or as the owner told the Store.
     observed: Option<Instant>,
     observed_at: Option<OffsetDateTime>,
+    /// The process that holds the lease.
+    owner: Option<String>,
     info: Option<HostInfo>,
     /// The event that was shown when the host was asked for it.
     info_as_of: EventNumber,
@@ -98,6 +100,11 @@ impl HostHandle {
 
     pub(crate) fn observed_at(&self) -> Option<OffsetDateTime> {
         self.heard().observed_at
+    }
+
+    /// The name of the process that works on the host, as this one last heard it.
+    pub(crate) fn owner(&self) -> Option<String> {
+        self.heard().owner.clone()
     }
 
     /// The host told what it has, asked after event `as_of` was shown.
@@ -211,6 +218,7 @@ pub(super) async fn own(shared: Arc<Shared>, host: Arc<HostHandle>, want: bool) 
         match contend(&shared, &host, &mut last, want).await {
             Ok(Some(lease)) => {
                 tracing::info!(host = %host.name, fence = lease.fence.value, "this process owns the host now");
+                host.heard().owner.clone_from(&lease.holder);
                 serve(&shared, &host, lease).await;
                 tracing::warn!(host = %host.name, "this process no longer owns the host");
                 last = None;
@@ -232,6 +240,7 @@ async fn contend(
 ) -> Result<Option<Lease>> {
     let seen = shared.store.lease(host.id).await?;
     let now = shared.clock.monotonic();
+    host.heard().owner.clone_from(&seen.holder);
     if let Some(at) = seen.observed_at {
         let moved = |(before, _): &(Lease, Instant)| before.observed_at != seen.observed_at;
         let fresh = || shared.clock.now() - at < shared.timings.stale;
@@ -253,8 +262,18 @@ async fn contend(
 async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
     let (renewed, lease) = watch::channel((lease, shared.clock.monotonic()));
     let ownership = Ownership { host: Arc::clone(host), lease };
-    let observe = observer::observe(Arc::clone(shared), ownership.clone());
-    let run = runner::run(Arc::clone(shared), ownership);
+    let work = async {
+        // What the owner before this one wrote must be in memory before the host is compared with it.
+        while let Err(error) = shared.catch_up().await {
+            tracing::debug!(host = %host.name, %error, "the log cannot be read to its end yet");
+        }
+        let observe = observer::observe(Arc::clone(shared), ownership.clone());
+        let run = runner::run(Arc::clone(shared), ownership.clone());
+        tokio::select! {
+            () = observe => {}
+            () = run => {}
+        }
+    };
     let renew = async {
         let mut stop = shared.stopping.subscribe();
         loop {
@@ -272,8 +291,7 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
         }
     };
     tokio::select! {
-        () = observe => {}
-        () = run => {}
+        () = work => {}
         () = renew => {}
     }
     host.serve_looks(None);

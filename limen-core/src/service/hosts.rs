@@ -39,6 +39,7 @@ impl Limen {
             labels: self.shared.inventory.host_labels(host.id),
             state: host.state(now, &self.shared.timings),
             observed_at: host.observed_at(),
+            owner: host.owner(),
             info: host.info(),
             metrics: host.metrics(),
         });

@@ -293,9 +293,10 @@ impl Limen {
     /// another file. [`AlreadyExists`](ErrorKind::AlreadyExists), [`NoSpace`](ErrorKind::NoSpace).
     pub async fn add_image(&self, ctx: &Context, add: AddImage, source: ByteSource) -> Result<Operation> {
         self.authorize(ctx, Action::AddImage, Resource::Shared, "image")?;
-        if let Some(operation) = self.repeated(ctx, Action::AddImage, &add).await? {
-            return Ok(operation);
-        }
+        self.once(ctx, Action::AddImage, &add, self.add_new_image(ctx, &add, source)).await
+    }
+
+    async fn add_new_image(&self, ctx: &Context, add: &AddImage, source: ByteSource) -> Result<Operation> {
         validate::name("name", &add.name)?;
         if self.shared.inventory.images().iter().any(|image| image.name == add.name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "There is an image of this name already."));
@@ -309,7 +310,7 @@ impl Limen {
         Ok(operation)
     }
 
-    async fn receive_image(&self, ctx: &Context, add: AddImage, id: ImageId, source: ByteSource) -> Result<Operation> {
+    async fn receive_image(&self, ctx: &Context, add: &AddImage, id: ImageId, source: ByteSource) -> Result<Operation> {
         let images = self.shared.images()?;
         let host = self.shared.hosts.first().ok_or_else(|| Error::unavailable("Any host"))?.id;
         let (size_bytes, sha256) = images.receive(id, source).await?;
@@ -328,7 +329,7 @@ impl Limen {
         let rows = vec![Row::Image { image: Box::new(image.clone()), expect: Expect::Absent }];
         let plan = serde_json::to_value(AddImagePlan { image }).map_err(Error::internal)?;
         let proposal = on_image(OperationKind::AddImage, id, host, plan, rows, add.name.clone());
-        self.submit(ctx, &add, proposal).await
+        self.submit(ctx, add, proposal).await
     }
 
     /// Deletes an image and its copies on hosts.

@@ -135,6 +135,7 @@ pub(crate) struct Shared {
     pub(crate) holder: String,
     pub(crate) hosts: Vec<Arc<HostHandle>>,
     pub(crate) inventory: Inventory,
+    following: follow::Following,
     pub(crate) stopping: watch::Sender<bool>,
     /// The user whose owner gets the VMs that a simulator starts with.
     admin: Option<String>,

@@ -20,6 +20,10 @@ use crate::store::PoolSettings;
 /// A notification may be lost: the log is looked at this often whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A transaction whose process stands still for so long is undone by the database: shorter than a
+/// lease, so that what it has locked keeps no other process from taking over.
+const FORSAKEN: &str = "5s";
+
 impl PostgresStore {
     /// Connects to the database at `url` (`postgres://user:password@host:port/name`) and brings it
     /// to this program's schema. Must be called on a tokio runtime.
@@ -55,7 +59,7 @@ fn options(url: &Secret) -> Result<PgConnectOptions> {
         .map_err(|_| Error::invalid("database_url", "The database's address is malformed."))?;
     Ok(options
         .application_name("limen")
-        .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", "15s")])
+        .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", FORSAKEN)])
         .disable_statement_logging())
 }
 

@@ -30,7 +30,8 @@ impl Operations {
     /// Read an operation
     #[oai(path = "/api/operations/:id", method = "get", operation_id = "get_operation", tag = "Tag::Operations")]
     async fn get_operation(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Json<Operation>> {
-        Json::of(&caller.limen().get_operation(&caller, OperationId(id.0)).await?)
+        let operation = caller.limen().get_operation(&caller, OperationId(id.0)).await?;
+        Ok(Json::of(&operation)?.at(caller.event()))
     }
 
     /// Ask an operation to stop and take back what it did

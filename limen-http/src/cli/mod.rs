@@ -6,6 +6,7 @@ mod console;
 mod doctor;
 mod door;
 mod events;
+mod host;
 mod image;
 mod op;
 mod output;
@@ -116,6 +117,9 @@ enum Command {
     /// Virtual machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Hosts: the machines that guests run on
+    #[command(subcommand)]
+    Host(host::HostCommand),
     /// Operations: durable changes, at work and finished
     #[command(subcommand)]
     Op(op::OpCommand),
@@ -225,6 +229,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Token(command) => token::run(&door, &config, command).await?,
         Command::Image(command) => image::run(&door, &config, command).await?,
         Command::Vm(command) => return vm::run(&door, &config, command).await,
+        Command::Host(command) => host::run(&door, &config, &command).await?,
         Command::Op(command) => op::run(&door, &config, command).await?,
         Command::Events(args) => events::run(&door, &config, &args).await?,
         Command::Audit(command) => audit::run(&door, &config, command).await?,

@@ -40,6 +40,9 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
         builder = builder.admin(first.seed.clone());
     }
     let limen = builder.build().await.map_err(start::name_admin)?;
+    if let Some(lock) = &lock {
+        tracing::info!(target: "limen", name = lock.holder, "the name of this server");
+    }
     let initial = start::initial_password(core, &http.admin_user);
     let mut app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
     if let Some(previous) = &http.jwt_secret_previous {

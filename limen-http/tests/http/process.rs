@@ -142,7 +142,8 @@ fn a_value_that_cannot_be_used_stops_the_start_and_names_its_variable() {
         .output()
         .expect("runs");
     let said = String::from_utf8_lossy(&postgres.stderr).into_owned();
-    assert!(said.contains("JWT_SECRET") && !said.contains("hunter22"), "{said}");
+    assert!(said.contains("JWT_SECRET is needed with PostgreSQL, the same for all servers"), "{said}");
+    assert!(!said.contains("hunter22") && !home.path().join("data/jwt-secret").exists(), "{said}");
 }
 
 #[test]
@@ -244,6 +245,10 @@ fn the_command_line_does_its_work_through_a_server() {
     let added = text(&["image", "add", image.to_str().expect("a path"), "--name", "blank", "--format", "raw"]);
     assert!(added.contains("Added blank (raw)"), "{added}");
     assert!(text(&["image", "list"]).contains("blank"));
+    let host: Value = serde_json::from_str(&text(&["host", "list", "--json"])).expect("JSON");
+    let owner = host[0]["owner"].as_str().expect("a server works on the host");
+    let log = std::fs::read_to_string(home.path().join("log")).expect("a log");
+    assert!(text(&["host", "list"]).contains(owner) && log.contains(owner), "{host}");
 
     let refused = text(&["audit", "list", "--outcome", "refused"]);
     assert!(refused.contains("list_tokens") && refused.contains("token:admin/watcher"), "{refused}");

@@ -60,10 +60,10 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
     write(cx, Row::Volume(record.clone())).await?;
     let volume = VolumeRef { id: copy, format: record.format };
     // What an attempt before this one left may be half of it.
-    cx.hypervisor().remove_volume(volume).await?;
+    cx.hypervisor().await.remove_volume(volume).await?;
     if let Err(error) = copy_image(cx, id, &record).await {
         // A part of a copy helps nobody, least of all where it filled the disk.
-        if cx.hypervisor().remove_volume(volume).await.is_ok() {
+        if cx.hypervisor().await.remove_volume(volume).await.is_ok() {
             write(cx, Row::VolumeGone(copy)).await?;
         }
         return Err(error);
@@ -74,10 +74,10 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
 async fn copy_image(cx: &StepContext, id: ImageId, record: &VolumeRecord) -> Result<()> {
     let VolumeRecord { id: copy, format, capacity_bytes, .. } = *record;
     let spec = VolumeSpec { id: copy, format, capacity_bytes, backing: None };
-    cx.hypervisor().create_volume(&spec).await?;
+    cx.hypervisor().await.create_volume(&spec).await?;
     let (file, length) = cx.shared.images()?.open(id).await?;
     let volume = VolumeRef { id: copy, format };
-    cx.hypervisor().write_volume(volume, counted(file, length, &cx.bytes), length).await
+    cx.hypervisor().await.write_volume(volume, counted(cx, file, length), length).await
 }
 
 async fn write(cx: &StepContext, row: Row) -> Result<()> {
@@ -117,6 +117,7 @@ pub(super) async fn remove_copies(cx: &StepContext) -> Result<Value> {
         let volumes = cx.shared.store.volumes(host.id).await?;
         for volume in volumes.iter().filter(|volume| volume.image == Some(image.id) && volume.vm.is_none()) {
             let volume = VolumeRef { id: volume.id, format: volume.format };
+            cx.ownership.fresh(&cx.shared).await;
             match host.hypervisor.remove_volume(volume).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}

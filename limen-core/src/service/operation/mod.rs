@@ -94,8 +94,30 @@ fn key_of(ctx: &Context, action: Action, request: &impl Serialize) -> Result<Opt
 }
 
 impl Limen {
-    /// Answers a repeated request with its operation, before it is checked against the state of now.
-    pub(super) async fn repeated(
+    /// Answers a repeated request with its operation, before `work` checks it against the state of
+    /// now; and once more where `work` was refused: what stood in its way may be the same request,
+    /// at work at the same time, here or at another process.
+    pub(super) async fn once(
+        &self,
+        ctx: &Context,
+        action: Action,
+        request: &(impl Serialize + Sync),
+        work: impl Future<Output = Result<Operation>> + Send,
+    ) -> Result<Operation> {
+        if let Some(operation) = self.repeated(ctx, action, request).await? {
+            return Ok(operation);
+        }
+        let refusal = match work.await {
+            Err(error) if ctx.idempotency_key().is_some() => error,
+            other => return other,
+        };
+        match self.repeated(ctx, action, request).await {
+            Ok(Some(operation)) => Ok(operation),
+            Ok(None) | Err(_) => Err(refusal),
+        }
+    }
+
+    async fn repeated(
         &self,
         ctx: &Context,
         action: Action,
@@ -104,7 +126,12 @@ impl Limen {
         let Some(key) = key_of(ctx, action, request)? else { return Ok(None) };
         match self.shared.store.remembered(&key.scope, &key.key).await? {
             None => Ok(None),
-            Some((digest, id)) if digest == key.digest => Ok(Some(self.shared.store.operation(id).await?.operation)),
+            Some((digest, id)) if digest == key.digest => {
+                let operation = self.shared.store.operation(id).await?.operation;
+                // Another process may have recorded it.
+                self.shared.catch_up().await?;
+                Ok(Some(operation))
+            }
             Some(_) => Err(Error::new(ErrorKind::Conflict, "This idempotency key was used for another request.")),
         }
     }
@@ -202,22 +229,32 @@ impl Limen {
         self.shared.store.operations(&OperationQuery { owners, vm, page }).await
     }
 
-    /// One operation.
+    /// One operation. The inventory of this process shows what it did, where it is finished.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), also for one that is not in the actor's sight.
     pub async fn get_operation(&self, ctx: &Context, id: OperationId) -> Result<Operation> {
-        let operation = match self.shared.inventory.operation(id) {
-            Some(operation) => (*operation).clone(),
+        let (operation, live) = self.read_operation(ctx, id).await?;
+        if !live {
+            self.shared.catch_up().await?;
+        }
+        Ok(operation)
+    }
+
+    /// One operation, and whether it is in memory: else the history has it, and it may be finished
+    /// or begun where this process has not come to yet.
+    async fn read_operation(&self, ctx: &Context, id: OperationId) -> Result<(Operation, bool)> {
+        let (operation, live) = match self.shared.inventory.operation(id) {
+            Some(operation) => ((*operation).clone(), true),
             None => match self.shared.store.operation(id).await {
-                Ok(row) => row.operation,
+                Ok(row) => (row.operation, false),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::not_found("operation")),
                 Err(error) => return Err(error),
             },
         };
         let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
         self.authorize_one(ctx, Action::GetOperation, resource, "operation", id.0)?;
-        Ok(operation)
+        Ok((operation, live))
     }
 
     /// Waits until the operation is finished, at most `at_most`, and answers it as it is then. The
@@ -226,9 +263,11 @@ impl Limen {
         let mut applied = self.shared.inventory.follow();
         let mut stopping = self.shared.stopping.subscribe();
         let deadline = tokio::time::Instant::now() + at_most;
+        let mut was_live = false;
         loop {
             applied.mark_unchanged();
-            let operation = self.get_operation(ctx, id).await?;
+            let (operation, live) = self.read_operation(ctx, id).await?;
+            was_live |= live;
             // Where it is in memory, its end is an event; where it is not yet, its beginning is.
             let moved = async {
                 let in_memory = self.shared.inventory.operation(id).is_some();
@@ -236,6 +275,10 @@ impl Limen {
                 waited.await.is_ok()
             };
             if operation.state.is_finished() {
+                // What was in memory went from there with its end.
+                if !was_live {
+                    self.shared.catch_up().await?;
+                }
                 return Ok(operation);
             }
             tokio::select! {

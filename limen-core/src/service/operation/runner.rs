@@ -62,7 +62,9 @@ impl StepContext {
         value.map(|value| serde_json::from_value(value.clone()).map_err(Error::internal)).transpose()
     }
 
-    pub(super) fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+    /// The host, for one call: it begins only while the lease is fresh.
+    pub(super) async fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+        self.ownership.fresh(&self.shared).await;
         &self.ownership.host.hypervisor
     }
 

@@ -4,9 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -37,14 +38,14 @@ pub(crate) struct CreatePlan {
 
 pub(super) async fn create_volumes(cx: &StepContext) -> Result<Value> {
     for planned in cx.plan::<CreatePlan>()?.volumes {
-        cx.hypervisor().create_volume(&planned.volume).await?;
+        cx.hypervisor().await.create_volume(&planned.volume).await?;
     }
     Ok(Value::Null)
 }
 
 pub(super) async fn remove_new_volumes(cx: &StepContext) -> Result<Value> {
     for planned in cx.plan::<CreatePlan>()?.volumes {
-        cx.hypervisor().remove_volume(volume_ref(&planned.volume)).await?;
+        cx.hypervisor().await.remove_volume(volume_ref(&planned.volume)).await?;
     }
     Ok(Value::Null)
 }
@@ -58,27 +59,38 @@ pub(super) async fn fill_volumes(cx: &StepContext) -> Result<Value> {
     let fills = volumes.iter().filter_map(|planned| planned.fill.map(|image| (&planned.volume, image)));
     for (volume, image) in fills {
         let (file, length) = cx.shared.images()?.open(image).await?;
-        let source = counted(file, length, &cx.bytes);
-        cx.hypervisor().write_volume(volume_ref(volume), source, length).await?;
-        cx.hypervisor().resize_volume(volume_ref(volume), volume.capacity_bytes).await?;
+        let source = counted(cx, file, length);
+        cx.hypervisor().await.write_volume(volume_ref(volume), source, length).await?;
+        cx.hypervisor().await.resize_volume(volume_ref(volume), volume.capacity_bytes).await?;
     }
     Ok(Value::Null)
 }
 
-/// Counts what is read for the progress of the operation.
-pub(super) fn counted(source: impl AsyncRead + Send + Unpin + 'static, length: u64, bytes: &Arc<Bytes>) -> ByteSource {
-    bytes.total.fetch_add(length, Ordering::Relaxed);
-    Box::new(Counted { source, bytes: Arc::clone(bytes) })
+/// Counts what is read for the progress of the operation, and lets nothing be read unless the lease
+/// is fresh: a process that stood still must not write into a disk that is another's to fill.
+pub(super) fn counted(cx: &StepContext, source: impl AsyncRead + Send + Unpin + 'static, length: u64) -> ByteSource {
+    cx.bytes.total.fetch_add(length, Ordering::Relaxed);
+    let (ownership, shared) = (cx.ownership.clone(), Arc::clone(&cx.shared));
+    let fresh = move || -> BoxFuture<'static, ()> {
+        let (ownership, shared) = (ownership.clone(), Arc::clone(&shared));
+        Box::pin(async move { ownership.fresh(&shared).await })
+    };
+    Box::new(Counted { source, bytes: Arc::clone(&cx.bytes), turn: fresh(), fresh })
 }
 
-struct Counted<R> {
+struct Counted<R, F> {
     source: R,
     bytes: Arc<Bytes>,
+    /// Ends when the next part may be read.
+    turn: BoxFuture<'static, ()>,
+    fresh: F,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+impl<R: AsyncRead + Unpin, F: Fn() -> BoxFuture<'static, ()> + Unpin> AsyncRead for Counted<R, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.turn.as_mut().poll(cx));
+        this.turn = (this.fresh)();
         let before = buf.filled().len();
         let poll = Pin::new(&mut this.source).poll_read(cx, buf);
         this.bytes.done.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
@@ -101,7 +113,7 @@ fn definition(plan: &CreatePlan) -> VmDefinition {
 
 pub(super) async fn define(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
-    cx.hypervisor().create_definition(&definition(&plan)).await?;
+    cx.hypervisor().await.create_definition(&definition(&plan)).await?;
     cx.look_at(plan.record.id).await?;
     Ok(Value::Null)
 }
@@ -109,12 +121,12 @@ pub(super) async fn define(cx: &StepContext) -> Result<Value> {
 /// Removes the definition where it is this operation's; another one's is left as it is.
 pub(super) async fn undefine(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
-    match cx.hypervisor().get(plan.record.id).await {
+    match cx.hypervisor().await.get(plan.record.id).await {
         Ok(found) if found.mark != Some(plan.mark) => return Ok(Value::Null),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    cx.hypervisor().remove_definition(plan.record.id).await?;
+    cx.hypervisor().await.remove_definition(plan.record.id).await?;
     cx.look_at(plan.record.id).await?;
     Ok(Value::Null)
 }
@@ -122,7 +134,7 @@ pub(super) async fn undefine(cx: &StepContext) -> Result<Value> {
 pub(super) async fn start_new(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
     if plan.start {
-        cx.hypervisor().change_power(plan.record.id, PowerAction::Start).await?;
+        cx.hypervisor().await.change_power(plan.record.id, PowerAction::Start).await?;
         cx.look_at(plan.record.id).await?;
     }
     Ok(Value::Null)
@@ -156,14 +168,14 @@ pub(crate) struct DeletePlan {
 
 pub(super) async fn remove_definition(cx: &StepContext) -> Result<Value> {
     let plan: DeletePlan = cx.plan()?;
-    cx.hypervisor().remove_definition(plan.vm).await?;
+    cx.hypervisor().await.remove_definition(plan.vm).await?;
     cx.look_at(plan.vm).await?;
     Ok(Value::Null)
 }
 
 pub(super) async fn remove_volumes(cx: &StepContext) -> Result<Value> {
     for volume in cx.plan::<DeletePlan>()?.volumes {
-        cx.hypervisor().remove_volume(volume).await?;
+        cx.hypervisor().await.remove_volume(volume).await?;
     }
     Ok(Value::Null)
 }
@@ -184,7 +196,7 @@ pub(crate) struct PowerPlan {
 
 pub(super) async fn apply_power(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
-    if let Err(error) = cx.hypervisor().change_power(plan.vm, plan.action).await {
+    if let Err(error) = cx.hypervisor().await.change_power(plan.vm, plan.action).await {
         let for_its_disks = matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Internal | ErrorKind::NotFound);
         let why = if for_its_disks && plan.action == PowerAction::Start { lost_disk(cx, plan.vm).await } else { None };
         return Err(why.map_or(error, |text| Error::new(ErrorKind::Conflict, text)));
@@ -196,7 +208,7 @@ pub(super) async fn apply_power(cx: &StepContext) -> Result<Value> {
 /// Which disk of a VM its host does not have any more, or has as another one, in a sentence.
 async fn lost_disk(cx: &StepContext, vm: VmId) -> Option<String> {
     let record = record_of(cx, vm).ok()?;
-    let there = cx.hypervisor().list_volumes().await.ok()?;
+    let there = cx.hypervisor().await.list_volumes().await.ok()?;
     record.spec.disks.iter().enumerate().find_map(|(index, disk)| {
         let found = there.iter().find(|found| found.volume.id == disk.volume);
         let what = match found {
@@ -212,7 +224,7 @@ async fn lost_disk(cx: &StepContext, vm: VmId) -> Option<String> {
 pub(super) async fn ask_guest(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
     let asked_at = cx.shared.clock.now().unix_timestamp();
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    cx.hypervisor().await.change_power(plan.vm, plan.action).await?;
     Ok(asked_at.into())
 }
 
@@ -244,7 +256,7 @@ pub(super) async fn wait_until_off(cx: &StepContext) -> Result<Value> {
 pub(super) async fn ask_and_wait_for_reset(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
     let mut reboots = cx.ownership.host.reboots.subscribe();
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    cx.hypervisor().await.change_power(plan.vm, plan.action).await?;
     let reset = async {
         loop {
             match reboots.recv().await {
@@ -305,7 +317,7 @@ pub(super) async fn read_definition(cx: &StepContext) -> Result<Value> {
     if wanted_change(&update) == DefinitionChange::default() {
         return Ok(Value::Null);
     }
-    let seen = cx.hypervisor().get(vm).await?;
+    let seen = cx.hypervisor().await.get(vm).await?;
     let before = DefinitionChange {
         title: update.name.map(|_| record.name.clone()),
         labels: update.labels.map(|_| record.labels.clone()),
@@ -339,8 +351,8 @@ async fn apply_change(cx: &StepContext, vm: VmId, change: &DefinitionChange) -> 
     }
     let mut tries = 0;
     loop {
-        let seen = cx.hypervisor().get(vm).await?;
-        match cx.hypervisor().change_definition(vm, &seen.definition_hash, change).await {
+        let seen = cx.hypervisor().await.get(vm).await?;
+        match cx.hypervisor().await.change_definition(vm, &seen.definition_hash, change).await {
             Err(error) if error.kind() == ErrorKind::Conflict && tries < 3 => tries += 1,
             Err(error) => return Err(error),
             Ok(_) => break,
