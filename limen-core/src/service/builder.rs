@@ -13,7 +13,9 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render};
+use super::{
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render, witness,
+};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -194,6 +196,10 @@ impl LimenBuilder {
             None => None,
         };
         let install = store.install().await?;
+        if !self.passive {
+            let hosts = self.hosts.iter().map(|host| (host.name.as_str(), &*host.hypervisor));
+            witness::judge_all(&*store, install.id, hosts).await?;
+        }
         let snapshot = store.snapshot().await?;
         let hosts = settle_hosts(&*store, &snapshot, self.hosts, self.passive).await?;
         settle_local_owner(&*store, &snapshot).await?;
