@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::model::{EventNumber, Operation, OperationKind, OperationState, Restored, VmState, Witness};
+use limen_core::model::{
+    AuditQuery, EventNumber, Operation, OperationKind, OperationState, PageRequest, Restored, VmState, Witness,
+};
 use limen_core::service::{Fault, FaultPoint, Moment, Told, operation_steps};
 use limen_core::store::Store;
-use limen_core::{Context, ErrorKind, Hypervisor, Limen};
-use limen_support::postgres::{PrivatePostgres, psql};
+use limen_core::{Action, Context, ErrorKind, Hypervisor, Limen};
+use limen_support::postgres::{self, PrivatePostgres, psql};
 use limen_support::process;
 use limen_support::world::{Scenario, Script, World, bare, blank, ended, forward, succeeded, vms};
 
@@ -98,9 +100,9 @@ async fn play(mut house: House, case: &Case) {
     house.world.agrees(&limen, "the time that will be lost").await;
     let lost = limen.event();
     if case.abandon {
-        limen.crash().await
+        limen.crash().await;
     } else {
-        limen.shutdown().await
+        limen.shutdown().await;
     }
 
     let on_host = house.everything().await;
@@ -155,6 +157,12 @@ async fn play(mut house: House, case: &Case) {
             false => limen.abandon_operation(&ctx(), operation.id).await,
         };
         assert_eq!(again.expect_err("it is settled").kind(), ErrorKind::Conflict);
+    }
+
+    let told = limen.list_audit(&ctx(), &AuditQuery::default(), PageRequest::default()).await.expect("the audit").items;
+    let settled = if case.abandon { Action::AbandonOperation } else { Action::ResumeOperation };
+    for action in [Action::NoticeRestore, settled] {
+        assert_eq!(told.iter().filter(|record| record.action == action).count(), 1, "{action}: {told:#?}");
     }
 
     // What an operator does then: delete what is missing, and see to what was made since.
@@ -356,8 +364,11 @@ async fn a_store_that_is_put_back_under_a_server_is_noticed() {
     let limen = house.limen().await;
     looked_at(&house, &limen).await;
     let lost = limen.event();
-    // The connections of the server stay open: the tables go and come under them.
-    house.database.restored(&house.copy()).await;
+    // The connections of the server stay open: the tables go and come under them, at once.
+    let Database::Postgres(url) = house.database.clone() else { panic!("a PostgreSQL") };
+    let copy = house.copy();
+    let put_back = tokio::task::spawn_blocking(move || postgres::restore_at_once(&url, &copy));
+    put_back.await.expect("put back");
     let begun = tokio::time::Instant::now();
     while restored(&limen).await.restores.is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(60), "it is not noticed");
