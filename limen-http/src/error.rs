@@ -32,7 +32,8 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::Conflict
         | ErrorKind::Busy
         | ErrorKind::QuotaExceeded
-        | ErrorKind::Cancelled => StatusCode::CONFLICT,
+        | ErrorKind::Cancelled
+        | ErrorKind::Abandoned => StatusCode::CONFLICT,
         ErrorKind::Gone => StatusCode::GONE,
         ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -66,6 +67,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::NoSpace => "No space left",
         ErrorKind::Interrupted => "The outcome is unknown",
         ErrorKind::Cancelled => "Cancelled",
+        ErrorKind::Abandoned => "Given up by hand",
         _ => "Internal error",
     }
 }

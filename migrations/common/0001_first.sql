@@ -17,6 +17,13 @@ CREATE TABLE event_counter (
 );
 INSERT INTO event_counter (one, value) VALUES (1, 0);
 
+-- One row for each time that this Store was found to be older than a host knew it; never removed.
+CREATE TABLE restores (
+    epoch BIGINT PRIMARY KEY,
+    noticed_at BIGINT NOT NULL,
+    document TEXT NOT NULL
+);
+
 CREATE TABLE owners (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,

@@ -163,7 +163,15 @@ impl House {
         };
         let id = operation.id;
         let plan = serde_json::json!({});
-        let journal = Journal { kind_version: 1, plan, steps: Vec::new(), waiting: false, moved_at: None };
+        let journal = Journal {
+            kind_version: 1,
+            plan,
+            steps: Vec::new(),
+            waiting: false,
+            moved_at: None,
+            held: None,
+            resumed: false,
+        };
         let row = Box::new(OperationRow { operation, journal });
         let operation = Some(OperationWrite::Insert { row, locks, preempt: false });
         self.world.store.commit(Change { operation, ..Change::default() }).await.expect("written");

@@ -138,6 +138,8 @@ macro_rules! watched {
 
 watched! {
     install() -> Result<Install>;
+    witness() -> Result<Witness>;
+    judge(witness: &Witness, host: &str, audit: AuditRecord) -> Result<Option<Restore>>;
     commit(change: Change) -> Result<Committed>;
     snapshot() -> Result<Snapshot>;
     events_after(after: EventNumber, limit: u32) -> Result<EventBatch>;

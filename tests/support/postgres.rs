@@ -171,6 +171,29 @@ pub fn psql(url: &str, sql: &str) -> Output {
     )
 }
 
+/// Dumps a database into a file, as an operator does.
+pub fn dump(url: &str, file: &Path) {
+    let mut dump = Command::new("pg_dump");
+    process::run(dump.args(["-Fc", "-d", url, "-f"]).arg(file), Duration::from_secs(60)).expect_success();
+}
+
+/// Puts a database back to what it was when it was dumped, as an operator does.
+pub fn restore(url: &str, file: &Path) {
+    restore_with(url, file, &[]);
+}
+
+/// The same in one transaction: whoever is connected sees the one database or the other.
+pub fn restore_at_once(url: &str, file: &Path) {
+    restore_with(url, file, &["--single-transaction"]);
+}
+
+fn restore_with(url: &str, file: &Path, more: &[&str]) {
+    let mut restore = Command::new("pg_restore");
+    restore.args(more);
+    restore.args(["-c", "--if-exists", "--exit-on-error", "-d", url]).arg(file);
+    process::run(&mut restore, Duration::from_secs(60)).expect_success();
+}
+
 /// PostgreSQL's own programs, outside PATH on Debian: the newest version.
 fn bin_dir() -> PathBuf {
     let installed = fs::read_dir("/usr/lib/postgresql").map_or_else(

@@ -140,13 +140,14 @@ impl Site {
         text(&image, "id")
     }
 
-    /// Names of the files that LIMEN has on the host.
+    /// Names of the files that LIMEN has on the host, but for what the host remembers of the Store.
     ///
     /// # Panics
     /// When the directory cannot be read.
     pub fn files(&self) -> BTreeSet<String> {
         let Ok(entries) = std::fs::read_dir(&self.volumes) else { return BTreeSet::new() };
-        entries.map(|entry| entry.expect("read a directory").file_name().to_string_lossy().into_owned()).collect()
+        let names = entries.map(|entry| entry.expect("read a directory").file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.ends_with(".witness")).collect()
     }
 
     /// UUIDs of the domains on the host.

@@ -94,6 +94,8 @@ findings! {
     UploadAbandoned = "upload_abandoned", Warning;
     /// An unfinished operation has not moved for two minutes, though its host is there and owned.
     OperationStuck = "operation_stuck", Error;
+    /// An operation is held since the Store was restored: somebody has to resume or abandon it.
+    OperationHeld = "operation_held", Error;
     /// An unfinished operation holds no lock.
     OperationUnlocked = "operation_unlocked", Error;
     /// A lock is held by no unfinished operation.

@@ -14,7 +14,9 @@ use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
 use super::tasks::start;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render};
+use super::{
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render, witness,
+};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -207,6 +209,10 @@ impl LimenBuilder {
             None => None,
         };
         let install = store.install().await?;
+        if !self.passive && !self.read_only {
+            let hosts = self.hosts.iter().map(|host| (host.name.as_str(), &*host.hypervisor));
+            witness::judge_all(&*store, install.id, hosts).await?;
+        }
         let snapshot = store.snapshot().await?;
         let hosts = if self.read_only {
             known_hosts(&snapshot, self.hosts)?

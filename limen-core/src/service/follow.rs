@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::Shared;
 use crate::error::{Error, Result};
-use crate::store::PRUNED_AT_ONCE;
+use crate::model::Fact;
+use crate::store::{EventBatch, PRUNED_AT_ONCE};
 
 /// Events read at once.
 const BATCH: usize = 1000;
@@ -113,7 +114,8 @@ pub(super) async fn follow(shared: Arc<Shared>, mut anew: bool) {
     loop {
         let (after, began, wish) = (shared.inventory.event(), shared.clock.monotonic(), *wishes.borrow_and_update());
         let batch = match shared.store.events_after(after, BATCH as u32).await {
-            Ok(batch) if anew || batch.oldest > after + 1 => {
+            // What this process has seen of the time that was lost by a restore is so no more.
+            Ok(batch) if anew || batch.oldest > after + 1 || tells_a_restore(&batch) => {
                 match shared.store.snapshot().await {
                     Ok(snapshot) => {
                         shared.inventory.load(snapshot);
@@ -146,6 +148,10 @@ pub(super) async fn follow(shared: Arc<Shared>, mut anew: bool) {
             }
         }
     }
+}
+
+fn tells_a_restore(batch: &EventBatch) -> bool {
+    batch.events.iter().any(|event| matches!(event.fact, Fact::Restored { .. }))
 }
 
 async fn pause(error: &Error) {

@@ -8,10 +8,11 @@
 //!          a renewal finds another holder, or the process stops
 //! ```
 //!
-//! Invariant: only the owner observes the host and runs its operations, and it starts no call when
+//! Invariant: only the owner observes the host and runs its operations, after it has judged the Store
+//! by what the host remembers of it (`witness.rs`), and it starts no call when
 //! its last renewal is older than a third of the lease. The Store refuses what an old fence writes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::observer::{self, Look};
 use super::operation::runner;
 use super::render::Ending;
+use super::witness::{self, Kept};
 use super::{Shared, Timings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
@@ -59,6 +61,11 @@ pub(crate) struct HostHandle {
     looks: Mutex<Option<mpsc::Sender<Look>>>,
     /// One image at a time is copied to the host.
     pub(crate) placing: tokio::sync::Mutex<()>,
+    /// How far the host's memory of the Store has got, and how far somebody waits for it to get.
+    pub(super) kept: watch::Sender<Kept>,
+    pub(super) wanted: watch::Sender<EventNumber>,
+    /// Whether the Store was judged by it.
+    pub(super) settled: AtomicBool,
     /// Guests that were reset, as the observer hears of them.
     pub(crate) reboots: broadcast::Sender<VmId>,
 }
@@ -80,6 +87,9 @@ impl HostHandle {
             version: AtomicU64::new(0),
             looks: Mutex::default(),
             placing: tokio::sync::Mutex::default(),
+            kept: watch::Sender::default(),
+            wanted: watch::Sender::default(),
+            settled: AtomicBool::new(false),
             reboots: broadcast::Sender::new(256),
         }
     }
@@ -263,16 +273,22 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
     let (renewed, lease) = watch::channel((lease, shared.clock.monotonic()));
     let ownership = Ownership { host: Arc::clone(host), lease };
     let work = async {
-        // What the owner before this one wrote must be in memory before the host is compared with it.
-        while let Err(error) = shared.catch_up().await {
-            tracing::debug!(host = %host.name, %error, "the log cannot be read to its end yet");
-        }
-        let observe = observer::observe(Arc::clone(shared), ownership.clone());
-        let run = runner::run(Arc::clone(shared), ownership.clone());
-        tokio::select! {
-            () = observe => {}
-            () = run => {}
-        }
+        let restore = match witness::settle(shared, host).await {
+            Ok(known) => {
+                // What the owner before this one wrote must be in memory before the host is compared with it.
+                while let Err(error) = shared.catch_up().await {
+                    tracing::debug!(host = %host.name, %error, "the log cannot be read to its end yet");
+                }
+                tokio::select! {
+                () = observer::observe(Arc::clone(shared), ownership.clone()) => return,
+                () = runner::run(Arc::clone(shared), ownership.clone()) => return,
+                restore = witness::keep(shared, &ownership, known) => restore,
+                }
+            }
+            Err(restore) => restore,
+        };
+        // This lease went with the rest. What is taken over next is what is so now.
+        _ = shared.inventory.wait_for(restore.next_event, shared.timings.show).await;
     };
     let renew = async {
         let mut stop = shared.stopping.subscribe();
@@ -286,6 +302,8 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
             match shared.store.renew_lease(&current, host.observed_at()).await {
                 Ok(Some(next)) => drop(renewed.send_replace((next, begun))),
                 Ok(None) => return,
+                // A newer program has upgraded the Store: this one has nothing to do with hosts any more.
+                Err(error) if error.is_outdated() => return,
                 Err(error) => tracing::debug!(host = %host.name, error = %error, "the lease could not be renewed"),
             }
         }
@@ -299,10 +317,12 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
 
 /// Gives the lease back at a clean stop, so that the next owner need not wait.
 pub(super) async fn release(shared: &Shared, host: &HostHandle) {
-    if let Ok(lease) = shared.store.lease(host.id).await
-        && lease.holder.as_deref() == Some(&shared.holder)
-        && let Err(error) = shared.store.release_lease(&lease).await
-    {
+    let Ok(lease) = shared.store.lease(host.id).await else { return };
+    if lease.holder.as_deref() != Some(&shared.holder) {
+        return;
+    }
+    witness::leave(shared, host).await;
+    if let Err(error) = shared.store.release_lease(&lease).await {
         tracing::warn!(host = %host.name, error = %error, "the lease could not be given back");
     }
 }

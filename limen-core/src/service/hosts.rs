@@ -13,7 +13,7 @@ use crate::model::{Host, HostState, Network};
 /// Whether LIMEN can do its work. It tells nothing that a stranger may not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// Whether the Store answered within a second.
+    /// Whether the Store answered within a second, and takes this program's changes.
     pub store: bool,
     /// The hosts by name, and whether each can be worked with.
     pub hosts: Vec<HostHealth>,

@@ -22,11 +22,13 @@ pub(crate) mod operation;
 mod quota;
 mod refusals;
 mod render;
+mod restored;
 mod seed;
 mod tasks;
 mod tokens;
 mod validate;
 mod vms;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 use crate::error::Result;
 use crate::model::{
     AuditQuery, AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal,
-    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, TokenId,
-    TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
+    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, Restore, SessionId, SessionRecord, TokenId,
+    TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord, Witness,
 };
 use crate::secret::Secret;
 
@@ -63,7 +63,7 @@ impl Default for PoolSettings {
 pub struct Install {
     /// The installation: made at the Store's first start, never changed.
     pub id: InstallId,
-    /// The Store's epoch: changes when a Store is restored.
+    /// The Store's epoch: rises each time that it is found to be restored.
     pub epoch: i64,
 }
 
@@ -232,6 +232,9 @@ pub enum OperationWrite {
     /// [`Conflict`](crate::ErrorKind::Conflict), but for one that goes from finished to `undoing`
     /// (a late effect was found).
     Update(Box<OperationRow>),
+    /// A held operation as it shall be; a finished state releases the locks that it holds. One that
+    /// is not held, or not any more, is a [`Conflict`](crate::ErrorKind::Conflict).
+    Settle(Box<OperationRow>),
     /// Sets `cancel_requested`; no effect on a finished operation.
     RequestCancel(OperationId),
 }
@@ -332,6 +335,8 @@ pub struct Snapshot {
     pub sessions: Vec<SessionRecord>,
     /// API tokens.
     pub tokens: Vec<TokenRecord>,
+    /// The restores that were noticed, oldest first.
+    pub restores: Vec<Restore>,
 }
 
 /// A part of the log.
@@ -399,12 +404,29 @@ impl Default for Retention {
 ///
 /// Common to all methods: each is one transaction, atomic and durable when it returns; a database
 /// that cannot be reached or is overloaded answers [`Unavailable`](crate::ErrorKind::Unavailable)
-/// (serialization failures and deadlocks are retried inside first); a full disk answers
+/// (serialization failures and deadlocks are retried inside first), and so does every change of a
+/// database that a newer program has upgraded; a full disk answers
 /// [`NoSpace`](crate::ErrorKind::NoSpace).
 #[async_trait]
 pub trait Store: Debug + Send + Sync + 'static {
-    /// Which installation this is.
+    /// Which installation this is, and its epoch now.
     async fn install(&self) -> Result<Install>;
+
+    /// How far this Store has got: what a host is to remember of it.
+    async fn witness(&self) -> Result<Witness>;
+
+    /// Holds this Store against what a host remembers of it. None where it is the Store that the
+    /// host knows, as far as it got then or further: also one that was moved, or one of which this
+    /// very loss was noticed before. Of a witness of another installation nothing is told: none.
+    ///
+    /// Else the Store was restored from a copy of before, and everything of the time that was lost
+    /// is taken account of at once: a new epoch begins, the numbers of events go on beyond any that
+    /// the host can know of, every session ends, every lease is free under a fence that nobody
+    /// holds, and every unfinished operation is [`Held`](crate::model::OperationState::Held). `host`
+    /// names the host, `audit` is the record of it.
+    ///
+    /// Of several calls at once with the same witness, one notices and the others are told none.
+    async fn judge(&self, witness: &Witness, host: &str, audit: AuditRecord) -> Result<Option<Restore>>;
 
     /// Writes `change`, all of it or nothing. Where the answer of a commit was lost, the operation
     /// id or idempotency key in it tells whether it went through; a change with neither answers
@@ -477,7 +499,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// event), at most [`PRUNED_AT_ONCE`] rows of a table; answers how many rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;
 
-    /// Answers when the database does.
+    /// Answers when the database does, and takes this program's changes.
     async fn ping(&self) -> Result<()>;
 
     /// Ends all connections. Idempotent.

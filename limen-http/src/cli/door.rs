@@ -127,6 +127,11 @@ impl Door {
             match output::text(&operation, "/state") {
                 "succeeded" => return Ok(operation),
                 "failed" | "cancelled" => return Err(failed(&operation)),
+                "held" => {
+                    let id = output::text(&operation, "/id");
+                    let text = format!("{id} is held since the database was restored: see `limen restored`");
+                    return Err(Failure::new(1, text));
+                }
                 _ => {}
             }
             if at_most.is_some_and(|at_most| started.elapsed() >= at_most) {

@@ -11,6 +11,7 @@ mod image;
 mod op;
 mod output;
 mod port;
+mod restored;
 mod serve;
 mod session;
 mod token;
@@ -135,6 +136,9 @@ enum Command {
     /// Compare store, hosts, files and memory; changes nothing
     #[command(after_help = check::HELP)]
     Check,
+    /// What is to be seen to after the database was restored from a backup; for admins
+    #[command(after_help = restored::HELP)]
+    Restored,
     /// Print the version
     Version,
 }
@@ -235,6 +239,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Audit(command) => audit::run(&door, &config, command).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
         Command::Check => return check::run(&door, &config).await,
+        Command::Restored => restored::run(&door, &config).await?,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(0)

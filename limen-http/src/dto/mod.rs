@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod operation;
 mod quota;
+mod restored;
 mod token;
 mod user;
 mod vm;

@@ -47,6 +47,8 @@ methods! {
     ResizeVolume = "resize_volume";
     RemoveVolume = "remove_volume";
     ListVolumes = "list_volumes";
+    ReadWitness = "read_witness";
+    WriteWitness = "write_witness";
     ListNetworks = "list_networks";
     Close = "close";
 }

@@ -277,7 +277,12 @@ impl Look {
 
     fn steps(&mut self, host: &Arc<HostHandle>, unfinished: &[OperationRow], shared: &Shared) {
         let now = shared.clock.now();
-        for OperationRow { operation, journal } in unfinished.iter().filter(|row| !row.journal.waiting) {
+        let held = |row: &&OperationRow| row.operation.state == OperationState::Held;
+        for OperationRow { operation, .. } in unfinished.iter().filter(held) {
+            let detail = format!("{} is held since the store was restored.", operation.kind.as_str());
+            self.add(Kind::OperationHeld, format!("operation:{}", operation.id), Some(host), detail);
+        }
+        for OperationRow { operation, journal } in unfinished.iter().filter(|row| !row.journal.waiting && !held(row)) {
             let moved_at = journal.moved_at.unwrap_or(operation.created_at);
             let idle = now - moved_at;
             if idle >= shared.timings.stuck {

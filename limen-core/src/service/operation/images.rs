@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::runner::StepContext;
-use super::vms::{CreatePlan, counted};
+use super::vms::{CreatePlan, counted, is_made_already};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{VolumeRef, VolumeSpec};
-use crate::model::{Image, ImageFormat, ImageId, ImagePhase, VolumeFormat, VolumeRecord};
+use crate::model::{HostId, Image, ImageFormat, ImageId, ImagePhase, OperationId, VolumeFormat, VolumeRecord};
 use crate::service::images::copy_id;
 use crate::store::{Change, Expect, Row};
 
@@ -47,16 +47,10 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
         return Ok(());
     }
     let image = cx.shared.inventory.image(id).ok_or_else(|| Error::not_found("image"))?;
-    let record = VolumeRecord {
-        id: copy,
-        host,
-        format: copy_format(image.format),
-        capacity_bytes: image.capacity_bytes,
-        vm: None,
-        image: Some(id),
-        filled: false,
-        created_by: cx.operation.id,
-    };
+    let record = copy_record(&image, host, cx.operation.id);
+    if is_made_already(cx).await? {
+        return write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await;
+    }
     write(cx, Row::Volume(record.clone())).await?;
     let volume = VolumeRef { id: copy, format: record.format };
     // What an attempt before this one left may be half of it.
@@ -78,6 +72,20 @@ async fn copy_image(cx: &StepContext, id: ImageId, record: &VolumeRecord) -> Res
     let (file, length) = cx.shared.images()?.open(id).await?;
     let volume = VolumeRef { id: copy, format };
     cx.hypervisor().await.write_volume(volume, counted(cx, file, length), length).await
+}
+
+/// The row of an image's copy on a host, not filled yet.
+pub(super) fn copy_record(image: &Image, host: HostId, created_by: OperationId) -> VolumeRecord {
+    VolumeRecord {
+        id: copy_id(image.id, host),
+        host,
+        format: copy_format(image.format),
+        capacity_bytes: image.capacity_bytes,
+        vm: None,
+        image: Some(image.id),
+        filled: false,
+        created_by,
+    }
 }
 
 async fn write(cx: &StepContext, row: Row) -> Result<()> {

@@ -6,8 +6,10 @@
 //! the host runs every operation of it that is not finished, from where its journal ends.
 
 pub(crate) mod fault;
+mod held;
 mod images;
 mod kinds;
+mod pauses;
 pub(crate) mod runner;
 pub(crate) mod sweep;
 mod vms;
@@ -186,6 +188,8 @@ impl Limen {
             steps: Vec::new(),
             waiting: false,
             moved_at: None,
+            held: None,
+            resumed: false,
         };
         let mut row = Box::new(OperationRow { operation: operation.clone(), journal });
         row.journal.waiting = kinds::waits_first(&row);
@@ -303,6 +307,10 @@ impl Limen {
         let row = self.shared.store.operation(id).await?;
         if row.operation.state.is_finished() {
             return Err(Error::new(ErrorKind::Conflict, "The operation is finished.").with_operation_id(id));
+        }
+        if row.operation.state == OperationState::Held {
+            let text = "The operation is held since the store was restored; an admin resumes or abandons it.";
+            return Err(Error::new(ErrorKind::Conflict, text).with_operation_id(id));
         }
         if !kinds::can_cancel(&row) {
             let text = "The operation can only be driven forward any more; it cannot be cancelled.";

@@ -22,10 +22,12 @@ use tokio::task::JoinSet;
 
 use super::fault::{Fault, FaultPoint, Moment};
 use super::kinds::{self, EndFn, Kind, Nature, Step, StepFn};
+use super::pauses::Pauses;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
 use crate::model::{
-    AuditOutcome, AuditRecord, Operation, OperationError, OperationId, OperationState, StepRecord, StepState, VmId,
+    AuditOutcome, AuditRecord, EventNumber, Operation, OperationError, OperationId, OperationState, StepRecord,
+    StepState, VmId,
 };
 use crate::service::Shared;
 use crate::service::host::Ownership;
@@ -38,6 +40,8 @@ pub(super) struct StepContext {
     pub(super) shared: Arc<Shared>,
     pub(super) ownership: Ownership,
     pub(super) operation: Operation,
+    /// Whether more of it may be done than its steps say: it was held, and resumed.
+    pub(super) resumed: bool,
     plan: Value,
     outputs: HashMap<String, Value>,
     pub(super) bytes: Arc<Bytes>,
@@ -81,7 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>, ownership: Ownership) {
     let mut applied = shared.inventory.follow();
     loop {
         for operation in shared.inventory.operations_of(ownership.host.id) {
-            if running.insert(operation.id) {
+            if operation.state != OperationState::Held && running.insert(operation.id) {
                 tasks.spawn(drive(Arc::clone(&shared), ownership.clone(), operation.id));
             }
         }
@@ -92,24 +96,6 @@ pub(crate) async fn run(shared: Arc<Shared>, ownership: Ownership) {
                 Err(error) => tracing::error!(%error, "the task of an operation ended by itself"),
             },
         }
-    }
-}
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Waits a little longer each time.
-#[derive(Debug)]
-struct Pauses(Duration);
-
-impl Pauses {
-    fn new() -> Self {
-        Self(FIRST_PAUSE)
-    }
-
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -132,14 +118,16 @@ async fn drive_once(shared: Arc<Shared>, ownership: Ownership, id: OperationId) 
             Err(_) => pauses.pause().await,
         }
     };
-    if row.operation.state.is_finished() {
+    if row.operation.state.is_finished() || row.operation.state == OperationState::Held {
         return Ok(());
     }
     let Some(kind) = kinds::of(&row) else {
         tracing::warn!(operation = %id, kind = row.operation.kind.as_str(), "an operation of another version is left alone");
         return std::future::pending().await;
     };
-    Run { shared, ownership, kind, row, bytes: Arc::default() }.finish().await
+    // This process has read of it, so its record is no younger.
+    let recorded = shared.inventory.event();
+    Run { shared, ownership, kind, row, recorded, bytes: Arc::default() }.finish().await
 }
 
 struct Run {
@@ -147,6 +135,8 @@ struct Run {
     ownership: Ownership,
     kind: &'static Kind,
     row: OperationRow,
+    /// The event that the host must remember before anything is done there.
+    recorded: EventNumber,
     bytes: Arc<Bytes>,
 }
 
@@ -255,7 +245,8 @@ impl Run {
             let call_out = error.kind() == ErrorKind::Timeout && !step.waits;
             let now = self.shared.clock.monotonic();
             let since = now.duration_since(*first_failure.get_or_insert(now));
-            let patient = since < self.shared.timings.host_patience;
+            // What was done in the time that was lost is not to be undone because the host is away.
+            let patient = self.row.journal.resumed || since < self.shared.timings.host_patience;
             let again = match step.nature {
                 Nature::ForwardOnly => true,
                 Nature::Undoable => (host_away || call_out) && patient,
@@ -338,8 +329,9 @@ impl Run {
         after: Moment,
     ) -> impl Future<Output = Result<Value>> + Send + 'static {
         let (context, shared, ownership) = (Arc::clone(context), Arc::clone(&self.shared), self.ownership.clone());
-        let kind = self.row.operation.kind;
+        let (kind, recorded) = (self.row.operation.kind, self.recorded);
         async move {
+            ownership.host.covered(recorded).await?;
             ownership.fresh(&shared).await;
             let mut repeat = false;
             match shared.fault(&FaultPoint { kind, step: name, moment: before }).await {
@@ -367,6 +359,7 @@ impl Run {
             ownership: self.ownership.clone(),
             operation: self.row.operation.clone(),
             plan: self.row.journal.plan.clone(),
+            resumed: self.row.journal.resumed,
             outputs: outputs.collect(),
             bytes: Arc::clone(&self.bytes),
         }
@@ -407,7 +400,8 @@ impl Run {
         self.row.operation.error = Some(OperationError::from(error));
         self.row.operation.state = OperationState::Undoing;
         self.row.journal.waiting = false;
-        self.save().await
+        self.recorded = self.write(Vec::new(), Vec::new()).await?;
+        Ok(())
     }
 
     /// Writes the end of the operation with its rows and its audit record. The inner error is one
@@ -451,7 +445,7 @@ impl Run {
         let written = self.write(rows, vec![audit]).await;
         self.shared.fault(&FaultPoint { kind, step: name, moment: after }).await;
         match written {
-            Ok(()) => Ok(Ok(())),
+            Ok(_) => Ok(Ok(())),
             Err(error)
                 if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::QuotaExceeded | ErrorKind::NoSpace) =>
             {
@@ -463,11 +457,11 @@ impl Run {
     }
 
     async fn save(&mut self) -> Result<()> {
-        self.write(Vec::new(), Vec::new()).await
+        self.write(Vec::new(), Vec::new()).await.map(drop)
     }
 
-    /// Writes the operation as it is; waits for a Store that is away.
-    async fn write(&mut self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<()> {
+    /// Writes the operation as it is, and answers the event; waits for a Store that is away.
+    async fn write(&mut self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<EventNumber> {
         self.row.journal.moved_at = Some(self.shared.clock.now());
         let mut pauses = Pauses::new();
         loop {
@@ -479,7 +473,7 @@ impl Run {
                 ..Change::default()
             };
             match self.shared.store.commit(change).await {
-                Ok(_) => return Ok(()),
+                Ok(committed) => return Ok(committed.event),
                 Err(error) if error.kind() == ErrorKind::Unavailable => pauses.pause().await,
                 Err(error) => return Err(error),
             }

@@ -16,6 +16,7 @@ use super::runner::{Bytes, StepContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{ByteSource, DefinitionChange, Mark, VmDefinition, VolumeRef, VolumeSpec};
 use crate::model::{ImageId, PowerAction, UpdateVm, VmId, VmPhase, VmRecord, VmState};
+use crate::service::Shared;
 use crate::store::{Expect, Row};
 
 /// A volume of a VM to be made.
@@ -54,7 +55,24 @@ fn volume_ref(volume: &VolumeSpec) -> VolumeRef {
     VolumeRef { id: volume.id, format: volume.format }
 }
 
+/// Whether a VM whose creation was held was made in the time that was lost: a definition is made of
+/// volumes that are filled, and its guest may have written to them since.
+pub(super) async fn is_made_already(cx: &StepContext) -> Result<bool> {
+    if !cx.resumed {
+        return Ok(false);
+    }
+    let plan: CreatePlan = cx.plan()?;
+    match cx.hypervisor().await.get(plan.record.id).await {
+        Ok(found) => Ok(found.mark == Some(plan.mark)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) async fn fill_volumes(cx: &StepContext) -> Result<Value> {
+    if is_made_already(cx).await? {
+        return Ok(Value::Null);
+    }
     let volumes = cx.plan::<CreatePlan>()?.volumes;
     let fills = volumes.iter().filter_map(|planned| planned.fill.map(|image| (&planned.volume, image)));
     for (volume, image) in fills {
@@ -381,11 +399,16 @@ pub(super) async fn updated(cx: &StepContext) -> Result<Vec<Row>> {
 
 pub(super) async fn not_updated(cx: &StepContext) -> Result<Vec<Row>> {
     let UpdatePlan { vm, .. } = cx.plan()?;
-    let record = cx.shared.inventory.vm(vm).and_then(|vm| vm.record).filter(|record| record.raised.is_some());
-    let Some(record) = record else { return Ok(Vec::new()) };
+    Ok(no_longer_raised(&cx.shared, vm))
+}
+
+/// The VM counts for no update any more.
+pub(super) fn no_longer_raised(shared: &Shared, vm: VmId) -> Vec<Row> {
+    let record = shared.inventory.vm(vm).and_then(|vm| vm.record).filter(|record| record.raised.is_some());
+    let Some(record) = record else { return Vec::new() };
     let expect = Expect::Version(record.version);
     let record = VmRecord { raised: None, version: record.version + 1, ..(*record).clone() };
-    Ok(vec![Row::Vm { record: Box::new(record), expect }])
+    vec![Row::Vm { record: Box::new(record), expect }]
 }
 
 /// Whether a VM in this phase and state can be worked on at all.

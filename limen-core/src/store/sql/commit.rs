@@ -44,7 +44,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
         Some(OperationWrite::Insert { row, locks, preempt }) => {
             preempted = operations::lock(tx, row.operation.id, locks, *preempt).await?;
         }
-        Some(OperationWrite::Update(row)) if row.operation.state.is_finished() => {
+        Some(OperationWrite::Update(row) | OperationWrite::Settle(row)) if row.operation.state.is_finished() => {
             operations::release(tx, row.operation.id).await?;
         }
         _ => {}
@@ -67,6 +67,10 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
         Some(OperationWrite::Update(row)) => {
             operation = Some(row.operation.id);
             facts.push(operations::update(tx, row).await?);
+        }
+        Some(OperationWrite::Settle(row)) => {
+            operation = Some(row.operation.id);
+            facts.push(operations::settle(tx, row).await?);
         }
         Some(OperationWrite::RequestCancel(id)) => {
             operation = Some(*id);
