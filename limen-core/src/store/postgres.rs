@@ -4,18 +4,22 @@ use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::watch;
 
 pub use super::sql::SqlStore as PostgresStore;
-use super::sql::{Pool, PoolCell, Watch, grown, pool_options};
+use super::sql::{Pool, PoolCell, Watch, grown, pool_options, told};
 use crate::error::{Error, Result};
 use crate::model::EventNumber;
 use crate::secret::Secret;
 use crate::store::PoolSettings;
 
+/// Connections of the database that are left to others: its operators, backups.
+const LEFT_FREE: u32 = 10;
+/// Connections that look for others' commits: one listens, one looks.
+const WATCHING: u32 = 2;
 /// A notification may be lost: the log is looked at this often whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -25,7 +29,9 @@ const FORSAKEN: &str = "5s";
 
 impl PostgresStore {
     /// Connects to the database at `url` (`postgres://user:password@host:port/name`) and brings it
-    /// to this program's schema. Must be called on a tokio runtime.
+    /// to this program's schema. Opens fewer connections than `settings` say where they, with the
+    /// two that look for others' commits, would leave less than 10 of what the database allows to
+    /// all its clients. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) `database_url`: malformed.
@@ -39,8 +45,9 @@ impl PostgresStore {
             .application_name("limen")
             .options([("statement_timeout", "10s"), ("idle_in_transaction_session_timeout", FORSAKEN)])
             .disable_statement_logging();
+        let settings = within_limits(&options, settings).await?;
         let cell = PoolCell::default();
-        let pool = pool_options(settings, &cell).connect_lazy_with(options.clone());
+        let pool = pool_options(&settings, &cell).connect_lazy_with(options.clone());
         let pool = Arc::new(Pool::Postgres(pool));
         // The cell is new: nobody has filled it.
         _ = OnceLock::set(&cell, Arc::downgrade(&pool));
@@ -48,10 +55,30 @@ impl PostgresStore {
     }
 }
 
+/// `settings` with no more connections than the database can give.
+async fn within_limits(options: &PgConnectOptions, settings: &PoolSettings) -> Result<PoolSettings> {
+    let asked = async {
+        let mut connection = options.connect().await?;
+        let allowed = sqlx::query("SELECT CAST(current_setting('max_connections') AS BIGINT)");
+        let allowed: i64 = allowed.fetch_one(&mut connection).await?.try_get(0)?;
+        // Closed or not, it goes with this scope.
+        _ = connection.close().await;
+        sqlx::Result::Ok(allowed)
+    };
+    let asked = tokio::time::timeout(settings.acquire_timeout, asked).await;
+    let allowed = asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(told)?;
+    let most = u32::try_from(allowed).unwrap_or(u32::MAX).saturating_sub(LEFT_FREE + WATCHING).max(1);
+    if settings.max_open > most {
+        let wanted = settings.max_open;
+        tracing::info!(wanted, max_open = most, max_connections = allowed, "the database allows fewer connections");
+    }
+    Ok(PoolSettings { max_open: settings.max_open.min(most), ..*settings })
+}
+
 /// Listens for commits of other processes as long as the Store lives.
 pub(super) async fn watch(options: PgConnectOptions, last: watch::Sender<EventNumber>) {
     // One connection to listen, one to look.
-    let pool = PgPoolOptions::new().max_connections(2).test_before_acquire(true).connect_lazy_with(options);
+    let pool = PgPoolOptions::new().max_connections(WATCHING).test_before_acquire(true).connect_lazy_with(options);
     loop {
         if let Err(error) = watch_once(&pool, &last).await {
             tracing::warn!(%error, "the watch for other processes' commits is tried again");

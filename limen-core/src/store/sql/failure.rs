@@ -28,6 +28,12 @@ impl From<Error> for Failure {
     }
 }
 
+/// What a caller is told of it.
+#[cfg(feature = "postgres")]
+pub(in crate::store) fn told(error: sqlx::Error) -> Error {
+    Failure::Sql(error).into_error()
+}
+
 impl Failure {
     fn code(&self) -> Option<String> {
         match self {

@@ -45,6 +45,8 @@ use crate::model::{
 use crate::secret::Secret;
 
 pub(super) use self::driver::{Pool, PoolCell, pool_options};
+#[cfg(feature = "postgres")]
+pub(super) use self::failure::told;
 pub(super) use self::wake::{Watch, grown};
 
 /// A [`Store`] on SQLite or PostgreSQL.
