@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use limen_core::model::{EventNumber, Operation, PageRequest};
+use limen_core::model::{EventNumber, Operation, PageRequest, SessionRecord, UserId};
 use limen_core::{Actor, Context, Error, ErrorKind, Limen, Secret};
 use poem::http::{HeaderMap, Method, header};
 use poem::{Request, RequestBody};
@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth;
 use crate::dto::{Described, NoQuery, PageQuery};
 use crate::edge::Arrival;
+use crate::edge::rate::{self, Sender};
 use crate::error::{self, Problem, Result};
 
 /// The most that a JSON body may have.
@@ -59,6 +60,22 @@ impl Anybody {
 
     pub(crate) fn limen(&self) -> &Limen {
         &self.arrival.app.limen
+    }
+
+    /// Exchanges name and password for a session, where there were not too many tries before.
+    pub(crate) async fn login(&self, username: &str, password: &Secret) -> Result<SessionRecord> {
+        let from = self.arrival.origin.map(Sender::from);
+        let limit = self.app().logins.as_ref().zip(from);
+        if let Some((logins, from)) = &limit {
+            logins.admit(username, *from).map_err(|wait| rate::refusal("Too many logins", wait))?;
+        }
+        let login = self.limen().login(self, username, password).await;
+        if let Some((logins, from)) = limit
+            && !login.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unauthenticated)
+        {
+            logins.forgive(username, from);
+        }
+        Ok(login?.1)
     }
 }
 
@@ -165,6 +182,16 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     }
     app.limen.count_unknown();
     Err(auth::refused())
+}
+
+/// The user that a request's token is of, where it is good now. Lets nobody in: it tells clients apart.
+pub(crate) fn user_of(app: &App, headers: &HeaderMap) -> Option<UserId> {
+    let bearer = auth::bearer(headers).ok()?;
+    if Limen::is_token(bearer) {
+        return app.limen.user_of_token(&Secret::new(bearer));
+    }
+    let (session, user) = app.tokens.verify(bearer).ok()?;
+    app.limen.user_of_session(session).filter(|of| *of == user)
 }
 
 /// A request that brings an event number is answered once this server shows that event.

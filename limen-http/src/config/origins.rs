@@ -8,13 +8,12 @@ pub(crate) struct Origins(Vec<Box<str>>);
 
 impl Origins {
     /// Whether a page of this `Origin` is one of them: compared whole, byte by byte.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by what answers browsers"))]
     pub(crate) fn allows(&self, origin: &str) -> bool {
         self.0.iter().any(|allowed| **allowed == *origin)
     }
 
     /// Reads a list like `https://www.example.org,https://example.org:8443`.
-    pub(super) fn parse(name: &str, text: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
         let mut origins = Vec::new();
         for part in text.split(',').map(str::trim) {
             if let Err(why) = judge(part) {
