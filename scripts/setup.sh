@@ -48,7 +48,6 @@ need curl has curl
 if [[ $purpose == test ]]; then
     need nginx has nginx
     need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
-    need nginx-light has nginx
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
     need sudo has sudo

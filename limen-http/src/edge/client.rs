@@ -55,7 +55,7 @@ fn hops<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = 
 /// An address, as proxies write it: also with a port, and an IPv6 one in brackets.
 fn read_hop(text: &str) -> Option<IpAddr> {
     let without_port = || match text.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
+        Some(rest) => rest.split_once(']').map(|(address, _)| address),
         None => text.split_once(':').map(|(address, _)| address),
     };
     let address = text.parse::<IpAddr>().ok().or_else(|| without_port()?.parse().ok())?;

@@ -1,15 +1,23 @@
 //! The log as the operations guide describes it, and as the journal of systemd reads it.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::PASSWORD;
-use crate::process::{address_of, exchange, server};
+use crate::process::{exchange, server};
+
+/// The address of a server that has just been started, from its standard output.
+fn address_of(child: &mut Child) -> String {
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut first).expect("a line");
+    let url = first.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+    url.unwrap_or_else(|| panic!("no address in {first:?}")).trim_end_matches(';').to_owned()
+}
 
 /// Serves with a socket for standard error, as systemd does, asks for something of every level, and
 /// answers the lines that came; `journal` tells `JOURNAL_STREAM` from the socket's device and inode.

@@ -81,14 +81,6 @@ impl Drop for Running {
     }
 }
 
-/// The address of a server that has just been started, from its standard output.
-pub(crate) fn address_of(child: &mut Child) -> String {
-    let mut first = String::new();
-    BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut first).expect("a line");
-    let url = first.split_whitespace().find_map(|word| word.strip_prefix("http://"));
-    url.unwrap_or_else(|| panic!("no address in {first:?}")).trim_end_matches(';').to_owned()
-}
-
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("runs");
