@@ -9,8 +9,11 @@ use serde_json::Value;
 
 use crate::api;
 use crate::auth::Tokens;
+use crate::config::{Origins, Proxies};
 use crate::docs::Docs;
 use crate::edge::Edge;
+use crate::edge::logins::Logins;
+use crate::edge::rate::Buckets;
 use crate::openapi;
 use crate::routes::Routes;
 
@@ -21,6 +24,14 @@ pub struct App {
     pub(crate) tokens: Tokens,
     /// Every request is the machine's owner's: set for the command line's own calls alone.
     pub(crate) local: bool,
+    /// Web pages of other origins that may use the API.
+    pub(crate) origins: Origins,
+    /// Peers that speak for others.
+    pub(crate) proxies: Proxies,
+    /// How many requests a client may send; any number where there are none.
+    pub(crate) buckets: Option<Buckets>,
+    /// How many logins may be tried, likewise.
+    pub(crate) logins: Option<Logins>,
     initial_password: Option<InitialPassword>,
 }
 
@@ -50,7 +61,16 @@ impl App {
     /// Serves `limen`; tokens are signed with `jwt_secret`.
     #[must_use]
     pub fn new(limen: Limen, jwt_secret: &Secret) -> Self {
-        Self { limen, tokens: Tokens::new(jwt_secret), local: false, initial_password: None }
+        Self {
+            limen,
+            tokens: Tokens::new(jwt_secret),
+            local: false,
+            origins: Origins::default(),
+            proxies: Proxies::default(),
+            buckets: None,
+            logins: None,
+            initial_password: None,
+        }
     }
 
     /// Answers the command line in its own process, as the owner of the machine. Never served.
@@ -62,6 +82,46 @@ impl App {
     #[must_use]
     pub fn with_previous_secret(mut self, previous: &Secret) -> Self {
         self.tokens.also_verify(previous);
+        self
+    }
+
+    /// Lets web pages of these origins use the API, as `ALLOWED_ORIGINS` does; else none may.
+    ///
+    /// # Errors
+    /// [`Invalid`](limen_core::ErrorKind::Invalid) `allowed_origins`: one is no origin.
+    pub fn with_allowed_origins(self, origins: &str) -> Result<Self> {
+        let origins = Origins::parse("allowed_origins", origins)
+            .map_err(|error| Error::invalid("allowed_origins", error.to_string()))?;
+        Ok(self.with_origins(origins))
+    }
+
+    /// Believes what these peers say of their clients, as `TRUSTED_PROXIES` does; else this machine
+    /// is believed.
+    ///
+    /// # Errors
+    /// [`Invalid`](limen_core::ErrorKind::Invalid) `trusted_proxies`: one is no address and no net.
+    pub fn with_trusted_proxies(self, proxies: &str) -> Result<Self> {
+        let proxies = Proxies::parse("trusted_proxies", proxies)
+            .map_err(|error| Error::invalid("trusted_proxies", error.to_string()))?;
+        Ok(self.with_proxies(proxies))
+    }
+
+    /// Refuses clients that send more than `per_second` requests (above 0) and, after a pause,
+    /// `burst` at once (1 at least); else any number is taken.
+    #[must_use]
+    pub fn with_rate_limit(mut self, per_second: f64, burst: u32) -> Self {
+        self.buckets = Some(Buckets::new(per_second, burst));
+        self.logins = Some(Logins::new());
+        self
+    }
+
+    pub(crate) fn with_origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
+        self
+    }
+
+    pub(crate) fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
         self
     }
 

@@ -7,17 +7,26 @@ use poem::{Request, RequestBody};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use tokio::sync::{Notify, watch};
 
+use crate::pace::Pace;
+
 /// One connection. Cheap to clone; without a server around it nothing ever stops.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Line {
     stopping: Option<watch::Receiver<bool>>,
     cut: Arc<Notify>,
+    pace: Pace,
 }
 
 impl Line {
     /// `stopping` turns true when the server stops.
-    pub(crate) fn new(stopping: watch::Receiver<bool>) -> Self {
-        Self { stopping: Some(stopping), cut: Arc::default() }
+    pub(crate) fn new(stopping: watch::Receiver<bool>, pace: Pace) -> Self {
+        Self { stopping: Some(stopping), cut: Arc::default(), pace }
+    }
+
+    /// Exempts the request at hand from the limits on slow peers: whoever answers it has limits of
+    /// its own.
+    pub(crate) fn lasts(&self) {
+        self.pace.lasts();
     }
 
     /// Returns when the server stops.

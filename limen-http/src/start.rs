@@ -13,9 +13,9 @@ use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::LocalMetrics;
 use limen_core::service::{AdminSeed, HostConfig};
+use limen_core::store::Store;
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
-use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, ErrorKind, Limen, LimenBuilder, Result, Secret};
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
@@ -83,23 +83,22 @@ pub(crate) fn lock_data_dir(config: &CoreConfig) -> Option<DataDirLock> {
 
 /// Opens the Store.
 pub(crate) async fn open_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
-    let settings = PoolSettings::default();
     let named = |error| name("DATABASE_URL", error);
     Ok(match &config.store {
         StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
-        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await.map_err(named)?),
-        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &config.pool).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &config.pool).await.map_err(named)?),
     })
 }
 
 /// Opens the Store to be read: nothing is made, and no schema is changed.
 pub(crate) async fn open_store_read_only(config: &CoreConfig) -> Result<Arc<dyn Store>> {
-    let settings = PoolSettings::default();
+    let settings = &config.pool;
     let named = |error| name("DATABASE_URL", error);
     Ok(match &config.store {
         StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
-        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open_read_only(path, &settings).await.map_err(named)?),
-        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect_read_only(url, &settings).await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open_read_only(path, settings).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect_read_only(url, settings).await.map_err(named)?),
     })
 }
 

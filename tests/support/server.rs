@@ -64,7 +64,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Options to begin with: administrator [`ADMIN`] with [`ADMIN_PASSWORD`].
+    /// Options to begin with: administrator [`ADMIN`] with [`ADMIN_PASSWORD`], no rate limit.
     pub fn options() -> Options {
         Options::default()
     }
@@ -250,6 +250,7 @@ fn command(base: &Path, program: &Path, port: u16, options: &Options) -> Command
         .env("PORT", port.to_string())
         .env("ADMIN_USER", ADMIN)
         .env("ADMIN_PASSWORD", ADMIN_PASSWORD)
+        .env("RATE_LIMIT_ENABLED", "false")
         .envs(options.settings.iter().map(|(name, value)| (name, value)))
         .current_dir(base);
     command

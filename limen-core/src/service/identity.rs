@@ -121,6 +121,12 @@ impl Limen {
         self.actor_in(session).inspect_err(|_| self.count_unknown())
     }
 
+    /// The user of a session that is good now, from memory: to tell clients apart, not to let them in.
+    #[must_use]
+    pub fn user_of_session(&self, session: SessionId) -> Option<UserId> {
+        self.actor_in(session).ok()?.user_id()
+    }
+
     fn actor_in(&self, session: SessionId) -> Result<Actor> {
         let ended = || Error::new(ErrorKind::Unauthenticated, "The session has ended; log in again.");
         let (record, user) = self.shared.inventory.session(session).ok_or_else(ended)?;

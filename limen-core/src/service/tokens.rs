@@ -14,7 +14,7 @@ use crate::authz::{Decision, Resource};
 use crate::context::{Action, Actor, Context, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex::hex;
-use crate::model::{AuditOutcome, Page, PageRequest, Token, TokenId, TokenRecord, User, VmId};
+use crate::model::{AuditOutcome, Page, PageRequest, Token, TokenId, TokenRecord, User, UserId, VmId};
 use crate::secret::Secret;
 use crate::store::{Change, Row};
 
@@ -72,9 +72,18 @@ impl Limen {
         if is_well_formed(secret.expose()) {
             self.shared.recall(inventory.token_of_hash(&hash).is_some()).await?;
         }
-        let known = inventory.token_of_hash(&hash).ok_or_else(ended);
-        let actor = known.and_then(|(record, user)| self.actor_of(&record.token, &user));
-        actor.inspect_err(|_| self.count_unknown())
+        self.actor_with(&hash).inspect_err(|_| self.count_unknown())
+    }
+
+    /// The user of a token that is good now, as [`user_of_session`](Self::user_of_session).
+    #[must_use]
+    pub fn user_of_token(&self, secret: &Secret) -> Option<UserId> {
+        self.actor_with(&digest(secret.expose())).ok()?.user_id()
+    }
+
+    fn actor_with(&self, hash: &str) -> Result<Actor> {
+        let (record, user) = self.shared.inventory.token_of_hash(hash).ok_or_else(ended)?;
+        self.actor_of(&record.token, &user)
     }
 
     pub(super) fn actor_of(&self, token: &Token, user: &User) -> Result<Actor> {

@@ -17,6 +17,10 @@ use crate::model::EventNumber;
 use crate::secret::Secret;
 use crate::store::PoolSettings;
 
+/// Connections of the database that are left to others: its operators, backups.
+const LEFT_FREE: u32 = 10;
+/// Connections that look for others' commits: one listens, one looks.
+const WATCHING: u32 = 2;
 /// A notification may be lost: the log is looked at this often whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -26,7 +30,9 @@ const FORSAKEN: &str = "5s";
 
 impl PostgresStore {
     /// Connects to the database at `url` (`postgres://user:password@host:port/name`) and brings it
-    /// to this program's schema. Must be called on a tokio runtime.
+    /// to this program's schema. Opens fewer connections than `settings` say where they, with the
+    /// two that look for others' commits, would leave less than 10 of what the database allows to
+    /// all its clients. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) `database_url`: malformed, or there is no such database, or
@@ -37,7 +43,8 @@ impl PostgresStore {
     pub async fn connect(url: &Secret, settings: &PoolSettings) -> Result<Self> {
         let options = options(url)?;
         try_once(&options, settings.acquire_timeout).await?;
-        Self::start(pool(&options, settings), Watch::Postgres(options)).await
+        let settings = within_limits(&options, settings).await?;
+        Self::start(pool(&options, &settings), Watch::Postgres(options)).await
     }
 
     /// Connects to the database at `url` to read: it is not brought to this program's schema, and a
@@ -92,10 +99,30 @@ async fn try_once(options: &PgConnectOptions, at_most: Duration) -> Result<()> {
     Err(Error::invalid("database_url", text).with_source(refusal))
 }
 
+/// `settings` with no more connections than the database can give.
+async fn within_limits(options: &PgConnectOptions, settings: &PoolSettings) -> Result<PoolSettings> {
+    let asked = async {
+        let mut connection = options.connect().await?;
+        let allowed = sqlx::query("SELECT CAST(current_setting('max_connections') AS BIGINT)");
+        let allowed: i64 = allowed.fetch_one(&mut connection).await?.try_get(0)?;
+        // Closed or not, it goes with this scope.
+        _ = connection.close().await;
+        sqlx::Result::Ok(allowed)
+    };
+    let asked = tokio::time::timeout(settings.acquire_timeout, asked).await;
+    let allowed = asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| Failure::from(error).into_error())?;
+    let most = u32::try_from(allowed).unwrap_or(u32::MAX).saturating_sub(LEFT_FREE + WATCHING).max(1);
+    if settings.max_open > most {
+        let wanted = settings.max_open;
+        tracing::info!(wanted, max_open = most, max_connections = allowed, "the database allows fewer connections");
+    }
+    Ok(PoolSettings { max_open: settings.max_open.min(most), ..*settings })
+}
+
 /// Listens for commits of other processes as long as the Store lives.
 pub(super) async fn watch(options: PgConnectOptions, last: watch::Sender<EventNumber>) {
     // One connection to listen, one to look.
-    let pool = PgPoolOptions::new().max_connections(2).test_before_acquire(true).connect_lazy_with(options);
+    let pool = PgPoolOptions::new().max_connections(WATCHING).test_before_acquire(true).connect_lazy_with(options);
     loop {
         if let Err(error) = watch_once(&pool, &last).await {
             tracing::warn!(%error, "the watch for other processes' commits is tried again");

@@ -84,11 +84,14 @@ impl Door {
         };
         let client = reqwest::Client::builder().no_proxy().read_timeout(Duration::from_secs(60)).build();
         let client = client.map_err(|error| Failure::new(1, format!("no HTTP client: {error}")))?;
-        let mut request = client.get(format!("{url}{path}")).bearer_auth(token);
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        let ask = || {
+            let request = client.get(format!("{url}{path}")).bearer_auth(token);
+            match &header {
+                Some((name, value)) => request.header(*name, value),
+                None => request,
+            }
+        };
+        let response = take_turn(url, ask).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -172,16 +175,38 @@ pub(super) async fn send(
     path: &str,
     body: Option<Value>,
 ) -> Result<(StatusCode, Vec<u8>)> {
-    let mut request = client.request(method, format!("{url}{path}"));
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+    let ask = || {
+        let mut request = client.request(method.clone(), format!("{url}{path}"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        request
+    };
+    let response = take_turn(url, ask).await?;
     let status = response.status();
     Ok((status, response.bytes().await.map_err(|error| unreachable(url, &error))?.to_vec()))
+}
+
+/// The longest that a command waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(60);
+
+/// Sends a request, and once more when the server says how long to wait first: it did nothing for a
+/// request that it refused so.
+async fn take_turn(url: &str, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response> {
+    let send = async || request().send().await.map_err(|error| unreachable(url, &error));
+    let response = send().await?;
+    let told = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    match told.map(Duration::from_secs) {
+        Some(wait) if response.status() == StatusCode::TOO_MANY_REQUESTS && wait <= LONGEST_TURN => {
+            eprintln!("limen: {url} takes no more requests for now; trying once more in {} s", wait.as_secs());
+            tokio::time::sleep(wait).await;
+            send().await
+        }
+        _ => Ok(response),
+    }
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
