@@ -276,6 +276,8 @@ actions! {
     WatchEvents = "watch_events";
     /// Read one's own quota and what is in use.
     GetQuota = "get_quota";
+    /// Read the figures for monitoring.
+    GetMetrics = "get_metrics";
     /// Read the audit.
     ListAudit = "list_audit";
     /// Compare Store, hosts, files and memory.

@@ -11,6 +11,7 @@ use crate::api;
 use crate::auth::Tokens;
 use crate::docs::Docs;
 use crate::edge::Edge;
+use crate::metrics::Requests;
 use crate::openapi;
 use crate::routes::Routes;
 
@@ -19,6 +20,8 @@ use crate::routes::Routes;
 pub struct App {
     pub(crate) limen: Limen,
     pub(crate) tokens: Tokens,
+    /// What was answered so far.
+    pub(crate) requests: Requests,
     /// Every request is the machine's owner's: set for the command line's own calls alone.
     pub(crate) local: bool,
     initial_password: Option<InitialPassword>,
@@ -50,7 +53,13 @@ impl App {
     /// Serves `limen`; tokens are signed with `jwt_secret`.
     #[must_use]
     pub fn new(limen: Limen, jwt_secret: &Secret) -> Self {
-        Self { limen, tokens: Tokens::new(jwt_secret), local: false, initial_password: None }
+        Self {
+            limen,
+            tokens: Tokens::new(jwt_secret),
+            requests: Requests::default(),
+            local: false,
+            initial_password: None,
+        }
     }
 
     /// Answers the command line in its own process, as the owner of the machine. Never served.

@@ -26,7 +26,7 @@ use crate::app::App;
 use crate::error::{self, Problem};
 use crate::logging::STRANGERS;
 use crate::request_id::{self, X_REQUEST_ID};
-use crate::routes::Routes;
+use crate::routes::{Route, Routes};
 
 /// The headers that the operations guide promises on every answer, but for the two that differ.
 static SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
@@ -94,14 +94,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             Arrival { app: Arc::clone(&self.app), request_id: request_id.clone(), origin, known: Arc::clone(&known) };
         request.extensions_mut().insert(arrival);
 
+        let route = self.table.find(uri.path());
         let answer = AssertUnwindSafe(self.routes.call(request)).catch_unwind().await;
         let (mut response, problem) = match answer {
             Ok(Ok(response)) => (response, None),
-            Ok(Err(refusal)) => refused(error::from_framework(refusal, || self.table.allowed(uri.path())), &request_id),
+            Ok(Err(refusal)) => refused(error::from_framework(refusal, || route.map(Route::allowed)), &request_id),
             Err(payload) => refused(error::panicked(payload.as_ref()), &request_id),
         };
 
         add_headers(response.headers_mut(), https, uri.path(), &request_id);
+        self.app.requests.count(route, &method, response.status(), started.elapsed());
         let known = known.load(Ordering::Relaxed);
         log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref(), known);
         Ok(response)

@@ -250,7 +250,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// How the document calls the way in.
-const SECURITY_SCHEME: &str = "bearer";
+pub(crate) const SECURITY_SCHEME: &str = "bearer";
 
 fn register_security(registry: &mut Registry) {
     registry.create_security_scheme(
@@ -567,6 +567,9 @@ impl<'a> ApiExtractor<'a> for Conditions {
         Ok(Self { if_match: Tags::parse(headers, "if-match")?, if_none_match: Tags::parse(headers, "if-none-match")? })
     }
 }
+
+mod visitor;
+pub(crate) use visitor::Visitor;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,9 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render};
+use super::{
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, figures, follow, identity, refusals, render,
+};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -217,6 +219,7 @@ impl LimenBuilder {
             pages: render::PageCache::default(),
             streams: events::Streams::default(),
             refusals: refusals::Log::default(),
+            counts: figures::Counts::default(),
             faults: self.faults,
             store,
         });

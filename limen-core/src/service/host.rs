@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -91,6 +91,11 @@ impl HostHandle {
             heard.observed_at = Some(at);
         }
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// How long ago, as of `now`, a full look was last completed.
+    pub(crate) fn observation_age(&self, now: Instant) -> Option<Duration> {
+        self.heard().observed.map(|observed| now.saturating_duration_since(observed))
     }
 
     pub(crate) fn observed_at(&self) -> Option<OffsetDateTime> {

@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod hosts;
 mod images;
+mod metrics;
 mod operations;
 mod quota;
 mod tokens;
@@ -41,6 +42,8 @@ pub(crate) enum Tag {
     Operations,
     /// The numbered changes, as they happen.
     Events,
+    /// Figures for monitoring.
+    Metrics,
     /// Who asked for what; for admins.
     Audit,
     /// Whether all agrees; for admins.
@@ -59,6 +62,7 @@ fn all() -> impl OpenApi {
         hosts::Hosts,
         operations::Operations,
         events::Events,
+        metrics::Metrics,
         audit::Audit,
         check::Check,
     )

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, Result, output, port};
 use crate::app::{self, App};
 use crate::config::{CoreConfig, HttpConfig};
-use crate::{server, start};
+use crate::{metrics, server, start};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -23,6 +23,7 @@ The first start makes a user (ADMIN_USER, ADMIN_PASSWORD). Without a password on
 initial-admin-password in the data directory; it is shown only on a terminal, and removed when it is changed.";
 
 pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
+    metrics::count_panics();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     start::make_data_dir(core)?;
     let jwt_secret = start::jwt_secret(core, http)?;

@@ -62,7 +62,8 @@ async fn every_path_in_it_is_there_and_wants_a_token_where_it_says_so() {
     for (path, method, operation) in operations(&document) {
         let path = path.replace("{id}", "01900000-0000-7000-8000-000000000000");
         let answer = server.send(&method.to_uppercase(), &path, "", &[], Vec::new()).await;
-        if operation["security"].is_array() {
+        let security = operation["security"].as_array().map_or(&[][..], Vec::as_slice);
+        if !security.is_empty() && security.iter().all(|way| way != &serde_json::json!({})) {
             assert_eq!(answer.status, 401, "{method} {path}");
         } else {
             assert!(answer.status != 404 && answer.status != 405, "{method} {path}: {answer:?}");

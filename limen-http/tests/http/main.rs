@@ -8,6 +8,7 @@ mod harness;
 mod json;
 mod jwt;
 mod matrix;
+mod metrics;
 mod process;
 mod routes;
 mod tokens;
