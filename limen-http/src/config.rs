@@ -15,7 +15,9 @@ use limen_core::service::HostReserve;
 use limen_core::store::Retention;
 use tracing_subscriber::filter::LevelFilter;
 
+use self::agent::AgentArgs;
 use self::retention::RetentionArgs;
+use crate::agent::Agent;
 
 /// A value that cannot be used; the sentence names the variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,6 +199,8 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     admin_password: Option<String>,
     #[command(flatten)]
+    agent: AgentArgs,
+    #[command(flatten)]
     retention: RetentionArgs,
 }
 
@@ -270,6 +274,7 @@ pub(crate) struct HttpConfig {
     pub(crate) token_expiry: Duration,
     pub(crate) admin_user: String,
     pub(crate) admin_password: Option<Secret>,
+    pub(crate) agent: Agent,
     pub(crate) retention: Retention,
 }
 
@@ -436,6 +441,7 @@ impl HttpArgs {
             token_expiry,
             admin_user,
             admin_password,
+            agent: self.agent.judge()?,
             retention: self.retention.judge()?,
         })
     }
@@ -526,6 +532,7 @@ fn percent_encode(text: &str) -> String {
     encoded
 }
 
+mod agent;
 mod retention;
 #[cfg(test)]
 mod tests;

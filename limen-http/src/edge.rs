@@ -51,6 +51,8 @@ pub(crate) struct Arrival {
     pub(crate) app: Arc<App>,
     pub(crate) request_id: String,
     pub(crate) origin: Option<IpAddr>,
+    /// Whether the client came by https, as a proxy that is believed says.
+    pub(crate) https: bool,
     /// Set once the caller is known: what strangers are refused is logged with measure.
     pub(crate) known: Arc<AtomicBool>,
 }
@@ -90,8 +92,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             request.set_method(Method::GET);
         }
         let known = Arc::new(AtomicBool::new(false));
-        let arrival =
-            Arrival { app: Arc::clone(&self.app), request_id: request_id.clone(), origin, known: Arc::clone(&known) };
+        let arrival = Arrival {
+            app: Arc::clone(&self.app),
+            request_id: request_id.clone(),
+            origin,
+            https,
+            known: Arc::clone(&known),
+        };
         request.extensions_mut().insert(arrival);
 
         let route = self.table.find(uri.path());

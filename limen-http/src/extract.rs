@@ -131,7 +131,7 @@ impl Starter {
     }
 }
 
-fn arrival(request: &Request) -> Result<&Arrival> {
+pub(crate) fn arrival(request: &Request) -> Result<&Arrival> {
     request
         .extensions()
         .get::<Arrival>()
@@ -227,7 +227,8 @@ impl<'a> ApiExtractor<'a> for Anybody {
     }
 }
 
-async fn caller(request: &Request) -> Result<Caller> {
+/// Who calls, by the token of the request.
+pub(crate) async fn caller(request: &Request) -> Result<Caller> {
     let arrival = arrival(request)?.clone();
     let actor = authenticate(&arrival.app, request.headers()).await?;
     arrival.known.store(true, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 //! The binary `limen` is [`run`]. A program that wants the routes without the process around them
 //! builds an [`App`] from a [`Limen`](limen_core::Limen) and serves [`endpoint`].
 
+mod agent;
 mod answer;
 mod api;
 mod app;

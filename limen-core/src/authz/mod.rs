@@ -125,7 +125,7 @@ impl Authz for DenyAll {
 /// |---|---|---|---|---|
 /// | users, audit, check | yes | | | |
 /// | add and delete images | yes | yes | | |
-/// | read images, hosts, networks, one's own quota | yes | yes | yes | yes |
+/// | read images, hosts, networks, the agent, one's own quota | yes | yes | yes | yes |
 /// | read metrics, which anybody may | yes | yes | yes | yes |
 /// | see VMs, operations and their events | all | all | own | own |
 /// | power, console, cancel | all | all | own | |
@@ -180,6 +180,7 @@ impl Authz for RoleAuthz {
             | Action::GetOperation
             | Action::WatchEvents
             | Action::GetQuota
+            | Action::ReadAgent
             | Action::GetMetrics => true,
             Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,

@@ -45,7 +45,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
         tracing::info!(target: "limen", name = lock.holder, "the name of this server");
     }
     let initial = start::initial_password(core, &http.admin_user);
-    let mut app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
+    let mut app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial).at_agent(http.agent.clone());
     if let Some(previous) = &http.jwt_secret_previous {
         app = app.with_previous_secret(previous);
     }

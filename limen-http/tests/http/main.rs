@@ -1,6 +1,7 @@
 //! The server as its clients see it, on the simulator.
 
 mod abuse;
+mod agent;
 mod document;
 mod errors;
 mod events;
