@@ -51,6 +51,7 @@ if [[ $purpose == test ]]; then
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
     need sudo has sudo
+    need systemd has systemd-analyze
 fi
 
 if ((${#missing[@]} == 0)); then

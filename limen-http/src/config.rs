@@ -17,6 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::agent::AgentArgs;
 use self::retention::RetentionArgs;
+use self::secret::{CoreSecretFiles, ServerSecretFiles, secret};
 use crate::agent::Agent;
 
 /// A value that cannot be used; the sentence names the variable.
@@ -95,6 +96,8 @@ pub(crate) struct CoreArgs {
         hide_short_help = true
     )]
     db_password: Option<String>,
+    #[command(flatten)]
+    files: CoreSecretFiles,
     /// PostgreSQL's database [default: limen]
     #[arg(long, env = "DB_NAME", value_name = "NAME", global = true, hide_env_values = true, hide_short_help = true)]
     db_name: Option<String>,
@@ -198,6 +201,8 @@ pub(crate) struct HttpArgs {
     /// initial-admin-password in the data directory]
     #[arg(long, env = "ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     admin_password: Option<String>,
+    #[command(flatten)]
+    files: ServerSecretFiles,
     #[command(flatten)]
     agent: AgentArgs,
     #[command(flatten)]
@@ -370,9 +375,9 @@ impl CoreArgs {
         let host = given("DB_HOST", self.db_host.as_ref())?;
         let port = given("DB_PORT", self.db_port.as_ref())?;
         let user = given("DB_USER", self.db_user.as_ref())?;
-        let password = given("DB_PASSWORD", self.db_password.as_ref())?;
+        let password = secret("DB_PASSWORD", self.db_password.as_ref(), self.files.db_password_file.as_ref())?;
         let name = given("DB_NAME", self.db_name.as_ref())?;
-        if [host, port, user, password, name].iter().all(Option::is_none) {
+        if [host, port, user, password.as_deref(), name].iter().all(Option::is_none) {
             return Ok(StoreChoice::Sqlite(data_dir.join("limen.db").display().to_string()));
         }
         let port = match port {
@@ -389,7 +394,7 @@ impl CoreArgs {
         let mut url = format!("postgres://{}", percent_encode(user.unwrap_or("postgres")));
         if let Some(password) = password {
             url.push(':');
-            url.push_str(&percent_encode(password));
+            url.push_str(&percent_encode(&password));
         }
         url.push_str(&format!("@{host}:{port}/{}", percent_encode(name.unwrap_or("limen"))));
         Ok(StoreChoice::Postgres(Secret::new(url)))
@@ -412,9 +417,13 @@ impl HttpArgs {
             None => 18443,
             Some(text) => number("PORT", text, 0)?,
         };
-        let secret = |name, value| given(name, value)?.map(|text| judge_jwt_secret(name, text)).transpose();
-        let jwt_secret = secret("JWT_SECRET", self.jwt_secret.as_ref())?;
-        let jwt_secret_previous = secret("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref())?;
+        let files = &self.files;
+        let key = |name, value: &Option<String>, file: &Option<String>| {
+            secret(name, value.as_ref(), file.as_ref())?.map(|text| judge_jwt_secret(name, &text)).transpose()
+        };
+        let jwt_secret = key("JWT_SECRET", &self.jwt_secret, &files.jwt_secret_file)?;
+        let jwt_secret_previous =
+            key("JWT_SECRET_PREVIOUS", &self.jwt_secret_previous, &files.jwt_secret_previous_file)?;
         if let (Some(now), Some(before)) = (&jwt_secret, &jwt_secret_previous)
             && now.expose() == before.expose()
         {
@@ -433,7 +442,9 @@ impl HttpArgs {
         };
         let token_expiry = Duration::from_secs(u64::from(hours) * 3600);
         let admin_user = given("ADMIN_USER", self.admin_user.as_ref())?.unwrap_or("admin").to_owned();
-        let admin_password = given("ADMIN_PASSWORD", self.admin_password.as_ref())?.map(Secret::new);
+        let admin_password =
+            secret("ADMIN_PASSWORD", self.admin_password.as_ref(), files.admin_password_file.as_ref())?
+                .map(Secret::new);
         Ok(HttpConfig {
             bind: SocketAddr::new(address, port),
             jwt_secret,
@@ -534,5 +545,6 @@ fn percent_encode(text: &str) -> String {
 
 mod agent;
 mod retention;
+mod secret;
 #[cfg(test)]
 mod tests;

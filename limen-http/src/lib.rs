@@ -18,6 +18,7 @@ mod extract;
 mod line;
 mod logging;
 mod metrics;
+mod notify;
 mod openapi;
 mod request_id;
 mod routes;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, Result, output, port};
 use crate::app::{self, App};
 use crate::config::{CoreConfig, HttpConfig};
-use crate::{metrics, server, start};
+use crate::{metrics, notify, server, start};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -59,14 +59,18 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
             _ = interrupt.recv() => {}
         }
         tracing::info!(target: "limen", "stopping");
+        notify::stopping();
     };
     let version = env!("CARGO_PKG_VERSION");
     output::line(format!("LIMEN {version} answers on http://{address}; its description is at /docs."));
     if let Some(first) = first.filter(|first| first.made) {
         announce(&first);
     }
+    notify::serving(&format!("http://{address}"));
+    let keeping_alive = tokio::spawn(notify::keep_alive(limen.clone()));
     server::serve(listener, endpoint, stop).await?;
     limen.shutdown().await;
+    keeping_alive.abort();
     drop(lock);
     Ok(())
 }

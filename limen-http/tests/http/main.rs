@@ -12,4 +12,5 @@ mod matrix;
 mod metrics;
 mod process;
 mod routes;
+mod service;
 mod tokens;
