@@ -94,22 +94,22 @@ async fn answer(mut stream: TcpStream, asked: Asked, go_on: Arc<Semaphore>) {
             let part = [b"10000\r\n".to_vec(), vec![b'x'; 1 << 16], b"\r\n".to_vec()].concat();
             while say(&part).await {}
         }
-        "/too-long" => drop(say(b"HTTP/1.1 200 OK\r\nContent-Length: 16777217\r\n\r\nx").await),
-        "/dies" => drop(say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun").await),
-        "/dies-in-chunk" => drop(say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nbegun").await),
-        "/bad-chunk" => drop(say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nbegun\r\n").await),
+        "/too-long" => _ = say(b"HTTP/1.1 200 OK\r\nContent-Length: 16777217\r\n\r\nx").await,
+        "/dies" => _ = say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun").await,
+        "/dies-in-chunk" => _ = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nbegun").await,
+        "/bad-chunk" => _ = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nbegun\r\n").await,
         "/two-lengths" => {
-            drop(say(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nfour").await);
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nfour").await;
         }
         "/both" => {
             let both =
                 b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nall\r\n0\r\n\r\n";
-            drop(say(both).await);
+            say(both).await;
         }
-        "/split" => drop(say(b"HTTP/1.1 200 OK\r\nETag: a\rX-Evil: 1\r\nContent-Length: 0\r\n\r\n").await),
-        "/no-http" => drop(say(b"SSH-2.0-OpenSSH_9.2\r\n").await),
+        "/split" => _ = say(b"HTTP/1.1 200 OK\r\nETag: a\rX-Evil: 1\r\nContent-Length: 0\r\n\r\n").await,
+        "/no-http" => _ = say(b"SSH-2.0-OpenSSH_9.2\r\n").await,
         "/hangs-up" => {}
-        "/upgrade" => drop(say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await),
+        "/upgrade" => _ = say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await,
         "/large-head" => {
             say(b"HTTP/1.1 200 OK\r\nETag: ").await;
             say(&vec![b'a'; 1 << 20]).await;
@@ -119,7 +119,7 @@ async fn answer(mut stream: TcpStream, asked: Asked, go_on: Arc<Semaphore>) {
             let to = path.trim_start_matches("/elsewhere/");
             say(format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
         }
-        _ => drop(say(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await),
+        _ => _ = say(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await,
     }
     stream.shutdown().await.ok();
     let mut rest = [0; 1024];
