@@ -52,6 +52,7 @@ if [[ $purpose == test ]]; then
     need shellcheck has shellcheck
     need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
     need sudo has sudo
+    need systemd has systemd-analyze
 fi
 
 if ((${#missing[@]} == 0)); then

@@ -39,9 +39,11 @@ fn every_setting_is_documented() {
     let read = |path: &str| std::fs::read_to_string(project_dir().join(path)).expect("read a file");
     let is_variable = |text: &str| text.chars().all(|c| c.is_ascii_uppercase() || c == '_') && !text.is_empty();
     let in_code: BTreeSet<String> =
-        ["limen-http/src/config.rs", "limen-http/src/config/retention.rs", "limen-http/src/cli/mod.rs"]
+        ["config.rs", "config/agent.rs", "config/retention.rs", "config/secret.rs", "cli/mod.rs"]
             .iter()
-            .flat_map(|file| read(file).split("env = \"").skip(1).map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|file| {
+                read(&format!("limen-http/src/{file}")).split("env = \"").skip(1).map(str::to_owned).collect::<Vec<_>>()
+            })
             .filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()))
             .collect();
     let in_document: BTreeSet<String> = read("docs/configuration.md")

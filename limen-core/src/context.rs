@@ -280,6 +280,10 @@ actions! {
     WatchEvents = "watch_events";
     /// Read one's own quota and what is in use.
     GetQuota = "get_quota";
+    /// Read what the host's agent tells, but for its figures, which anybody may.
+    ReadAgent = "read_agent";
+    /// Read the figures for monitoring.
+    GetMetrics = "get_metrics";
     /// Read the audit.
     ListAudit = "list_audit";
     /// Compare Store, hosts, files and memory.

@@ -7,6 +7,7 @@ use limen_core::{Error, Limen, Result, Secret};
 use poem::{Endpoint, EndpointExt, Response, endpoint::make_sync};
 use serde_json::Value;
 
+use crate::agent::{Agent, AgentDoor};
 use crate::api;
 use crate::auth::Tokens;
 use crate::config::{Origins, Proxies};
@@ -14,6 +15,7 @@ use crate::docs::Docs;
 use crate::edge::Edge;
 use crate::edge::logins::Logins;
 use crate::edge::rate::Buckets;
+use crate::metrics::Requests;
 use crate::openapi;
 use crate::routes::Routes;
 
@@ -22,6 +24,10 @@ use crate::routes::Routes;
 pub struct App {
     pub(crate) limen: Limen,
     pub(crate) tokens: Tokens,
+    /// Where `/agent/*` leads.
+    pub(crate) agent: Agent,
+    /// What was answered so far.
+    pub(crate) requests: Requests,
     /// Every request is the machine's owner's: set for the command line's own calls alone.
     pub(crate) local: bool,
     /// Web pages of other origins that may use the API.
@@ -64,6 +70,8 @@ impl App {
         Self {
             limen,
             tokens: Tokens::new(jwt_secret),
+            agent: Agent::default(),
+            requests: Requests::default(),
             local: false,
             origins: Origins::default(),
             proxies: Proxies::default(),
@@ -125,6 +133,19 @@ impl App {
         self
     }
 
+    /// Passes `/agent/*` on to the agent at `url`, `http://HOST:PORT`: by default to port 9000 of
+    /// this machine.
+    ///
+    /// # Errors
+    /// [`Invalid`](limen_core::ErrorKind::Invalid), field `agent_url`: it is another kind of URL.
+    pub fn with_agent(self, url: &str) -> Result<Self> {
+        Ok(self.at_agent(Agent::at(url)?))
+    }
+
+    pub(crate) fn at_agent(self, agent: Agent) -> Self {
+        Self { agent, ..self }
+    }
+
     pub(crate) fn with_initial_password(mut self, initial: InitialPassword) -> Self {
         self.initial_password = Some(initial);
         self
@@ -154,7 +175,7 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
     let document = document()?;
     let text = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
     let docs = Arc::new(Docs::new(page(&document), text));
-    let table = Routes::new(&document, &DOCS);
+    let table = Routes::new(&document, &[&DOCS[..], &["/agent", "/agent/*"]].concat());
 
     let mut routes = api::routes();
     for path in DOCS {
@@ -162,6 +183,9 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
         let is_page = path != DOCUMENT;
         let answer = move |_| if is_page { docs.page() } else { docs.document() };
         routes = routes.at(path, poem::get(make_sync(answer)));
+    }
+    for path in ["/agent", "/agent/", "/agent/*path"] {
+        routes = routes.at(path, poem::get(AgentDoor));
     }
     Ok(Edge::new(routes.map_to_response(), table, app))
 }

@@ -3,12 +3,14 @@
 //! clap only collects the texts. They are judged here, so that each refusal is one sentence that
 //! names the variable, whichever way the value came.
 
+mod agent;
 mod installation;
 mod limits;
 mod origins;
 mod pool;
 mod proxies;
 mod retention;
+mod secret;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ use crate::error::{self, Problem};
 use crate::extract;
 use crate::logging::STRANGERS;
 use crate::request_id::{self, X_REQUEST_ID};
-use crate::routes::Routes;
+use crate::routes::{Route, Routes};
 use crate::unparsed::Malformed;
 
 mod client;
@@ -56,6 +56,8 @@ pub(crate) struct Arrival {
     pub(crate) app: Arc<App>,
     pub(crate) request_id: String,
     pub(crate) origin: Option<IpAddr>,
+    /// Whether the client came by https, as a proxy that is believed says.
+    pub(crate) https: bool,
     /// Set once the caller is known: what strangers are refused is logged with measure.
     pub(crate) known: Arc<AtomicBool>,
 }
@@ -91,6 +93,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         let request_id = request_id::choose(request.headers().get(&X_REQUEST_ID));
         let page = Page::of(request.headers(), client.https, &self.app.origins, &request_id);
         let known = Arc::new(AtomicBool::new(false));
+        let route = self.table.find(uri.path());
 
         let (mut response, problem) = if cors::is_preflight(&method, request.headers()) {
             answer_preflight(&page, &request_id)
@@ -105,13 +108,12 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
                 app: Arc::clone(&self.app),
                 request_id: request_id.clone(),
                 origin: client.address,
+                https: client.https,
                 known: Arc::clone(&known),
             });
             match AssertUnwindSafe(self.routes.call(request)).catch_unwind().await {
                 Ok(Ok(response)) => (response, None),
-                Ok(Err(refusal)) => {
-                    refused(error::from_framework(refusal, || self.table.allowed(uri.path())), &request_id)
-                }
+                Ok(Err(refusal)) => refused(error::from_framework(refusal, || route.map(Route::allowed)), &request_id),
                 Err(payload) => refused(error::panicked(payload.as_ref()), &request_id),
             }
         };
@@ -121,6 +123,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         if problem.as_ref().is_some_and(Problem::ends_connection) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        self.app.requests.count(route, &method, response.status(), started.elapsed());
         let known = known.load(Ordering::Relaxed);
         log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref(), known);
         Ok(response)

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use self::conditions::Conditions;
 pub(crate) use self::query::{Plain, Query, page};
+pub(crate) use self::visitor::Visitor;
 use crate::answer::{Accepted, X_LIMEN_EVENT};
 use crate::app::App;
 use crate::auth;
@@ -26,6 +27,7 @@ use crate::line::Line;
 
 mod conditions;
 mod query;
+mod visitor;
 
 /// The most that a JSON body may have.
 const BODY_LIMIT: usize = 1 << 20;
@@ -159,7 +161,7 @@ impl Starter {
     }
 }
 
-fn arrival(request: &Request) -> Result<&Arrival> {
+pub(crate) fn arrival(request: &Request) -> Result<&Arrival> {
     request
         .extensions()
         .get::<Arrival>()
@@ -265,7 +267,8 @@ impl<'a> ApiExtractor<'a> for Anybody {
     }
 }
 
-async fn caller(request: &Request) -> Result<Caller> {
+/// Who calls, by the token of the request.
+pub(crate) async fn caller(request: &Request) -> Result<Caller> {
     let arrival = arrival(request)?.clone();
     let actor = authenticate(&arrival.app, request.headers()).await?;
     arrival.known.store(true, Ordering::Relaxed);
@@ -288,7 +291,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// How the document calls the way in.
-const SECURITY_SCHEME: &str = "bearer";
+pub(crate) const SECURITY_SCHEME: &str = "bearer";
 
 fn register_security(registry: &mut Registry) {
     registry.create_security_scheme(

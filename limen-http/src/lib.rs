@@ -3,6 +3,7 @@
 //! The binary `limen` is [`run`]. A program that wants the routes without the process around them
 //! builds an [`App`] from a [`Limen`](limen_core::Limen) and serves [`endpoint`].
 
+mod agent;
 mod answer;
 mod api;
 mod app;
@@ -16,6 +17,8 @@ mod error;
 mod extract;
 mod line;
 mod logging;
+mod metrics;
+mod notify;
 mod openapi;
 mod pace;
 mod request_id;
@@ -28,5 +31,6 @@ mod unparsed;
 pub use app::{App, document, endpoint};
 pub use cli::run;
 pub use error::status;
+pub use metrics::count_panics;
 pub use pace::Timeouts;
 pub use server::{serve, serve_with};

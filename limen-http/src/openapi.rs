@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::dto::ProblemSchema;
 use crate::error::PROBLEM_JSON;
-use crate::extract::LARGEST_EVENT;
+use crate::extract::{LARGEST_EVENT, SECURITY_SCHEME};
+
+/// Where a token may be brought, and need not be.
+const TOKEN_OPTIONAL: [&str; 1] = ["/api/metrics"];
 
 /// Completes the document that the routes make.
 pub(crate) fn complete(gathered: &str) -> Result<Value, serde_json::Error> {
@@ -22,6 +25,9 @@ pub(crate) fn complete(gathered: &str) -> Result<Value, serde_json::Error> {
         for (method, operation) in entries(operations) {
             add_headers(path, method, operation);
             add_problems(path, method, operation);
+            if TOKEN_OPTIONAL.contains(&path.as_str()) {
+                operation["security"] = json!([{}, {SECURITY_SCHEME: []}]);
+            }
         }
     }
     Ok(document)

@@ -125,7 +125,8 @@ impl Authz for DenyAll {
 /// |---|---|---|---|---|
 /// | users, audit, check, what is to be seen to after a restore | yes | | | |
 /// | add and delete images | yes | yes | | |
-/// | read images, hosts, networks, one's own quota | yes | yes | yes | yes |
+/// | read images, hosts, networks, the agent, one's own quota | yes | yes | yes | yes |
+/// | read metrics, which anybody may | yes | yes | yes | yes |
 /// | see VMs, operations and their events | all | all | own | own |
 /// | power, console, cancel | all | all | own | |
 /// | create VMs | yes | yes | yes | |
@@ -144,7 +145,8 @@ pub struct RoleAuthz;
 impl Authz for RoleAuthz {
     fn decide(&self, actor: &Actor, action: Action, resource: Resource) -> Decision {
         let (role, own_owner, own_user) = match actor {
-            Actor::Anonymous => return if action == Action::Login { Decision::Allow } else { Decision::Deny },
+            Actor::Anonymous if matches!(action, Action::Login | Action::GetMetrics) => return Decision::Allow,
+            Actor::Anonymous => return Decision::Deny,
             Actor::Local | Actor::System(_) => return Decision::Allow,
             Actor::User { id, role, owner, .. } => (*role, *owner, *id),
             Actor::Token { user, role, owner, vm, .. } => match token_refusal(*vm, action, resource) {
@@ -177,7 +179,9 @@ impl Authz for RoleAuthz {
             | Action::ListOperations
             | Action::GetOperation
             | Action::WatchEvents
-            | Action::GetQuota => true,
+            | Action::GetQuota
+            | Action::ReadAgent
+            | Action::GetMetrics => true,
             Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
             Action::AddImage | Action::DeleteImage => role == Role::Operator,
@@ -233,7 +237,10 @@ fn token_refusal(bound: Option<VmId>, action: Action, resource: Resource) -> Opt
         Resource::Vm { id, .. } => (id != bound).then_some(Decision::Conceal),
         Resource::Operation { vm, .. } => (vm != Some(bound)).then_some(Decision::Conceal),
         Resource::Any
-            if matches!(action, Action::GetMe | Action::ListVms | Action::ListOperations | Action::WatchEvents) =>
+            if matches!(
+                action,
+                Action::GetMe | Action::ListVms | Action::ListOperations | Action::WatchEvents | Action::GetMetrics
+            ) =>
         {
             None
         }

@@ -15,7 +15,8 @@ use super::images::ImageDir;
 use super::inventory::Inventory;
 use super::tasks::start;
 use super::{
-    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render, witness,
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, figures, follow, identity, refusals, render,
+    witness,
 };
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
@@ -241,6 +242,7 @@ impl LimenBuilder {
             pages: render::PageCache::default(),
             streams: events::Streams::default(),
             refusals: refusals::Log::default(),
+            counts: figures::Counts::default(),
             faults: self.faults,
             store,
         });

@@ -48,6 +48,11 @@ impl Following {
         Self { wishes, met, read_at: Mutex::new(now), away: AtomicBool::new(false) }
     }
 
+    /// How long ago, as of `now`, everything of the log was here.
+    pub(super) fn lag(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.read_at.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn at_end(&self, began: Instant, wishes: u64) {
         *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = began;
         self.away.store(false, Ordering::Relaxed);

@@ -108,6 +108,11 @@ impl HostHandle {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// How long ago, as of `now`, a full look was last completed.
+    pub(crate) fn observation_age(&self, now: Instant) -> Option<Duration> {
+        self.heard().observed.map(|observed| now.saturating_duration_since(observed))
+    }
+
     pub(crate) fn observed_at(&self) -> Option<OffsetDateTime> {
         self.heard().observed_at
     }

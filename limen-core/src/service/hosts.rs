@@ -52,6 +52,24 @@ impl Limen {
         Ok(self.shared.hosts.iter().flat_map(|host| host.networks()).collect())
     }
 
+    /// Whether the actor may read what the host's agent tells: asked before a door passes it on.
+    /// Nothing is read here, and nothing changes.
+    ///
+    /// # Errors
+    /// What the policy refuses.
+    pub fn read_agent(&self, ctx: &Context) -> Result<()> {
+        self.authorize(ctx, Action::ReadAgent, Resource::Shared, "agent")
+    }
+
+    /// Asks the Store for its least answer. Needs no right, for it tells nothing: a process asks
+    /// itself with it whether it lives.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), after some seconds at most.
+    pub async fn ping_store(&self) -> Result<()> {
+        self.shared.store.ping().await
+    }
+
     /// Whether LIMEN can do its work. Needs no right; answers within about a second whatever hangs.
     pub async fn health(&self) -> Health {
         let store = tokio::time::timeout(Duration::from_secs(1), self.shared.store.ping()).await;

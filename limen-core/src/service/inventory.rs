@@ -4,6 +4,7 @@
 //! to it, so every process that has applied the same number shows the same. Reads take a read lock
 //! for as long as it takes to copy pointers; no lock is held across an await.
 
+mod figures;
 mod held;
 mod people;
 mod tail;

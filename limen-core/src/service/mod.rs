@@ -10,6 +10,7 @@ mod builder;
 mod check;
 mod consoles;
 mod events;
+mod figures;
 mod follow;
 mod hasher;
 mod host;
@@ -45,6 +46,7 @@ use crate::store::{Change, Committed, Install, Retention, Store};
 
 pub use builder::{AdminSeed, HostConfig, LimenBuilder};
 pub use events::{Events, Told};
+pub use figures::{Durations, Figures, Histogram, HostFigures, OperationFigures, OwnerFigures};
 pub use hosts::{Health, HostHealth};
 pub use identity::{CreateUser, UpdateUser, UserView};
 pub use images::AddImage;
@@ -146,6 +148,7 @@ pub(crate) struct Shared {
     pages: render::PageCache,
     streams: events::Streams,
     refusals: refusals::Log,
+    counts: figures::Counts,
     faults: Option<Arc<dyn FaultPlan>>,
 }
 

@@ -50,6 +50,7 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
         | Action::AddImage
         | Action::DeleteImage
         | Action::ListHosts
+        | Action::ReadAgent
         | Action::ListNetworks => vec![("", Resource::Shared)],
         _ => vec![("", Resource::Any)],
     }

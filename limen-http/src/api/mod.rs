@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod hosts;
 mod images;
+mod metrics;
 mod operations;
 mod quota;
 mod restored;
@@ -42,6 +43,8 @@ pub(crate) enum Tag {
     Operations,
     /// The numbered changes, as they happen.
     Events,
+    /// Figures for monitoring.
+    Metrics,
     /// Who asked for what; for admins.
     Audit,
     /// Whether all agrees; for admins.
@@ -60,6 +63,7 @@ fn all() -> impl OpenApi {
         hosts::Hosts,
         operations::Operations,
         events::Events,
+        metrics::Metrics,
         audit::Audit,
         check::Check,
         restored::Restored,

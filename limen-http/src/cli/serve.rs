@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, Result, output, port};
 use crate::app::{self, App};
 use crate::config::{CoreConfig, HttpConfig};
-use crate::{logging, server, start};
+use crate::{logging, metrics, notify, server, start};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -24,6 +24,7 @@ initial-admin-password in the data directory; it is shown only on a terminal, an
 
 pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     logging::log_panics();
+    metrics::count_panics();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     start::make_data_dir(core)?;
     let jwt_secret = start::jwt_secret(core, http)?;
@@ -49,7 +50,8 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     let mut app = App::new(limen.clone(), &jwt_secret)
         .with_initial_password(initial)
         .with_origins(http.origins.clone())
-        .with_proxies(http.proxies.clone());
+        .with_proxies(http.proxies.clone())
+        .at_agent(http.agent.clone());
     if let Some(rate) = http.rate {
         app = app.with_rate_limit(rate.per_second, rate.burst);
     }
@@ -66,14 +68,18 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
             _ = interrupt.recv() => {}
         }
         tracing::info!(target: "limen", "stopping");
+        notify::stopping();
     };
     let version = env!("CARGO_PKG_VERSION");
     output::line(format!("LIMEN {version} answers on http://{address}; its description is at /docs."));
     if let Some(first) = first.filter(|first| first.made) {
         announce(&first);
     }
+    notify::serving(&format!("http://{address}"));
+    let keeping_alive = tokio::spawn(notify::keep_alive(limen.clone()));
     server::serve_with(listener, endpoint, http.timeouts, stop).await?;
     limen.shutdown().await;
+    keeping_alive.abort();
     drop(lock);
     Ok(())
 }

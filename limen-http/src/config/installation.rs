@@ -11,6 +11,7 @@ use limen_core::store::PoolSettings;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::pool::PoolArgs;
+use super::secret::{CoreSecretFiles, secret};
 use super::value::{directory, given, number, one_of, percent_encode};
 use super::{Result, refuse};
 
@@ -72,6 +73,8 @@ pub(crate) struct CoreArgs {
         hide_short_help = true
     )]
     pub(super) db_password: Option<String>,
+    #[command(flatten)]
+    pub(super) files: CoreSecretFiles,
     /// PostgreSQL's database [default: limen]
     #[arg(long, env = "DB_NAME", value_name = "NAME", global = true, hide_env_values = true, hide_short_help = true)]
     pub(super) db_name: Option<String>,
@@ -299,9 +302,9 @@ impl CoreArgs {
         let host = given("DB_HOST", self.db_host.as_ref())?;
         let port = given("DB_PORT", self.db_port.as_ref())?;
         let user = given("DB_USER", self.db_user.as_ref())?;
-        let password = given("DB_PASSWORD", self.db_password.as_ref())?;
+        let password = secret("DB_PASSWORD", self.db_password.as_ref(), self.files.db_password_file.as_ref())?;
         let name = given("DB_NAME", self.db_name.as_ref())?;
-        if [host, port, user, password, name].iter().all(Option::is_none) {
+        if [host, port, user, password.as_deref(), name].iter().all(Option::is_none) {
             return Ok(StoreChoice::Sqlite(data_dir.join("limen.db").display().to_string()));
         }
         let port = match port {
@@ -318,7 +321,7 @@ impl CoreArgs {
         let mut url = format!("postgres://{}", percent_encode(user.unwrap_or("postgres")));
         if let Some(password) = password {
             url.push(':');
-            url.push_str(&percent_encode(password));
+            url.push_str(&percent_encode(&password));
         }
         url.push_str(&format!("@{host}:{port}/{}", percent_encode(name.unwrap_or("limen"))));
         Ok(StoreChoice::Postgres(Secret::new(url)))

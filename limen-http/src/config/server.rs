@@ -7,12 +7,15 @@ use clap::Args;
 use limen_core::Secret;
 use limen_core::store::Retention;
 
+use super::agent::AgentArgs;
 use super::limits::{LimitArgs, Rate};
 use super::origins::Origins;
 use super::proxies::Proxies;
 use super::retention::RetentionArgs;
+use super::secret::{ServerSecretFiles, secret};
 use super::value::{given, number};
 use super::{Result, refuse};
+use crate::agent::Agent;
 use crate::pace::Timeouts;
 
 /// What the server alone needs.
@@ -51,6 +54,10 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "NETS", hide_env_values = true)]
     pub(super) trusted_proxies: Option<String>,
     #[command(flatten)]
+    pub(super) files: ServerSecretFiles,
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+    #[command(flatten)]
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) retention: RetentionArgs,
@@ -75,6 +82,7 @@ pub(crate) struct HttpConfig {
     pub(crate) proxies: Proxies,
     pub(crate) rate: Option<Rate>,
     pub(crate) timeouts: Timeouts,
+    pub(crate) agent: Agent,
     pub(crate) retention: Retention,
 }
 
@@ -94,9 +102,13 @@ impl HttpArgs {
             None => 18443,
             Some(text) => number("PORT", text, 0)?,
         };
-        let secret = |name, value| given(name, value)?.map(|text| judge_jwt_secret(name, text)).transpose();
-        let jwt_secret = secret("JWT_SECRET", self.jwt_secret.as_ref())?;
-        let jwt_secret_previous = secret("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref())?;
+        let files = &self.files;
+        let key = |name, value: &Option<String>, file: &Option<String>| {
+            secret(name, value.as_ref(), file.as_ref())?.map(|text| judge_jwt_secret(name, &text)).transpose()
+        };
+        let jwt_secret = key("JWT_SECRET", &self.jwt_secret, &files.jwt_secret_file)?;
+        let jwt_secret_previous =
+            key("JWT_SECRET_PREVIOUS", &self.jwt_secret_previous, &files.jwt_secret_previous_file)?;
         if let (Some(now), Some(before)) = (&jwt_secret, &jwt_secret_previous)
             && now.expose() == before.expose()
         {
@@ -115,7 +127,9 @@ impl HttpArgs {
         };
         let token_expiry = Duration::from_secs(u64::from(hours) * 3600);
         let admin_user = given("ADMIN_USER", self.admin_user.as_ref())?.unwrap_or("admin").to_owned();
-        let admin_password = given("ADMIN_PASSWORD", self.admin_password.as_ref())?.map(Secret::new);
+        let admin_password =
+            secret("ADMIN_PASSWORD", self.admin_password.as_ref(), files.admin_password_file.as_ref())?
+                .map(Secret::new);
         Ok(HttpConfig {
             bind: SocketAddr::new(address, port),
             jwt_secret,
@@ -133,6 +147,7 @@ impl HttpArgs {
             },
             rate: self.limits.rate()?,
             timeouts: self.limits.timeouts()?,
+            agent: self.agent.judge()?,
             retention: self.retention.judge()?,
         })
     }

@@ -52,7 +52,7 @@ fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
 fn a_bad_server_value_is_refused_too() {
     type Set = fn(&mut HttpArgs, &str);
     let zeros = "0".repeat(64);
-    let cases: [(&str, Set, &str); 19] = [
+    let cases: [(&str, Set, &str); 21] = [
         ("ALLOWED_ORIGINS", |a, v| a.allowed_origins = Some(v.into()), ""),
         ("ALLOWED_ORIGINS", |a, v| a.allowed_origins = Some(v.into()), "https://a.kr/"),
         ("BIND_ADDRESS", |a, v| a.bind_address = Some(v.into()), "localhost"),
@@ -72,6 +72,8 @@ fn a_bad_server_value_is_refused_too() {
         ("TOKEN_EXPIRY_HOURS", |a, v| a.token_expiry_hours = Some(v.into()), ""),
         ("ADMIN_USER", |a, v| a.admin_user = Some(v.into()), ""),
         ("ADMIN_PASSWORD", |a, v| a.admin_password = Some(v.into()), ""),
+        ("AGENT_URL", |a, v| a.agent.agent_url = Some(v.into()), ""),
+        ("AGENT_URL", |a, v| a.agent.agent_url = Some(v.into()), "http://user:password-of-the-agent@127.0.0.1:9000"),
     ];
     for (name, set, value) in cases {
         let mut args = HttpArgs::default();

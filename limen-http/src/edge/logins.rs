@@ -137,7 +137,7 @@ mod tests {
         let logins = Logins::new();
         for second in 0..3600_u64 {
             for number in 0..20 {
-                drop(logins.admit_at("admin", attacker(number), second * SECOND));
+                _ = logins.admit_at("admin", attacker(number), second * SECOND);
             }
             // The admin's own first try is let through whatever others do, and so is each after a
             // success.
@@ -150,7 +150,7 @@ mod tests {
         let now = 3600 * SECOND;
         logins.admit_at("admin", ADMIN, now).expect("the first");
         for second in 0..60 {
-            drop(logins.admit_at("admin", attacker(100 + second), now + u64::from(second) * SECOND));
+            _ = logins.admit_at("admin", attacker(100 + second), now + u64::from(second) * SECOND);
             assert!(logins.admit_at("admin", ADMIN, now + u64::from(second) * SECOND).is_err());
         }
         logins.admit_at("admin", ADMIN, now + 60 * SECOND).expect("a minute after the own try");

@@ -1,6 +1,7 @@
 //! The server as its clients see it, on the simulator.
 
 mod abuse;
+mod agent;
 mod document;
 mod errors;
 mod events;
@@ -12,9 +13,11 @@ mod jwt;
 mod limit;
 mod looks;
 mod matrix;
+mod metrics;
 mod parser;
 mod process;
 mod routes;
+mod service;
 mod slow;
 mod tokens;
 mod wire;

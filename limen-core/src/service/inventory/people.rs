@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{Held, Inventory};
+use super::{Held, Inventory, State};
 use crate::model::{
     OwnerId, OwnerRecord, Quota, SessionId, SessionRecord, Token, TokenId, TokenRecord, Usage, User, UserId,
 };
@@ -30,6 +30,10 @@ impl People {
         sessions.into_iter().for_each(|session| people.session(session));
         tokens.into_iter().for_each(|token| people.token(token));
         people
+    }
+
+    pub(super) fn owners(&self) -> impl Iterator<Item = &OwnerRecord> {
+        self.owners.values()
     }
 
     pub(super) fn owner(&mut self, record: OwnerRecord) {
@@ -78,13 +82,19 @@ impl People {
     }
 }
 
+impl State {
+    /// What the VMs of `owner` come to.
+    pub(super) fn used_by(&self, owner: OwnerId) -> Usage {
+        let owned = self.by_owner.0.get(&owner).into_iter().flatten().filter_map(|vm| self.vms.get(vm));
+        owned.filter_map(|entry| entry.record.as_deref()).map(Usage::of).sum()
+    }
+}
+
 impl Inventory {
     /// An owner's record, and what the owner's VMs come to.
     pub(crate) fn owner(&self, id: OwnerId) -> Option<(OwnerRecord, Usage)> {
         let state = self.read();
-        let owned = state.by_owner.0.get(&id).into_iter().flatten().filter_map(|vm| state.vms.get(vm));
-        let used = owned.filter_map(|entry| entry.record.as_deref()).map(Usage::of).sum();
-        state.people.owners.get(&id).map(|owner| (owner.clone(), used))
+        state.people.owners.get(&id).map(|owner| (owner.clone(), state.used_by(id)))
     }
 
     /// An owner's limits.

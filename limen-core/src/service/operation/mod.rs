@@ -214,7 +214,10 @@ impl Limen {
         })?;
         match committed.repeated {
             Some(id) => Ok(self.shared.store.operation(id).await?.operation),
-            None => Ok(operation),
+            None => {
+                self.shared.counts.started(operation.kind);
+                Ok(operation)
+            }
         }
     }
 

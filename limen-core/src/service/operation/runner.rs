@@ -445,7 +445,10 @@ impl Run {
         let written = self.write(rows, vec![audit]).await;
         self.shared.fault(&FaultPoint { kind, step: name, moment: after }).await;
         match written {
-            Ok(_) => Ok(Ok(())),
+            Ok(_) => {
+                self.shared.counts.ended(&self.row.operation);
+                Ok(Ok(()))
+            }
             Err(error)
                 if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::QuotaExceeded | ErrorKind::NoSpace) =>
             {

@@ -1,0 +1,24 @@
+//! What Prometheus scrapes.
+
+use poem_openapi::OpenApi;
+
+use super::Tag;
+use crate::error::Result;
+use crate::extract::{Plain, Visitor};
+use crate::metrics::Exposition;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Metrics;
+
+#[OpenApi]
+impl Metrics {
+    /// Figures for monitoring
+    ///
+    /// Totals and hosts without a token; quotas with one, of those whom its user may know of.
+    /// docs/metrics.md lists the series. Answered from memory: no host and no database is asked.
+    #[oai(path = "/api/metrics", method = "get", operation_id = "get_metrics", tag = "Tag::Metrics")]
+    async fn get_metrics(&self, visitor: Visitor, _query: Plain) -> Result<Exposition> {
+        let figures = visitor.limen().get_metrics(&visitor).await?;
+        Ok(Exposition::of(&figures, &visitor.app().requests))
+    }
+}

@@ -1,0 +1,140 @@
+//! The files that make LIMEN a service: the unit, its settings, and the script without systemd.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use limen_support::process::{self, Output};
+use limen_support::{project_dir, server};
+
+const QUICK: Duration = Duration::from_secs(60);
+
+/// Lines `Name=value` of a unit, its comments left out.
+fn lines(text: &str) -> Vec<(&str, &str)> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect()
+}
+
+#[test]
+fn the_unit_is_sound_and_exposes_little() {
+    let unit = project_dir().join("scripts/limen.service");
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true", "--no-pager", "--threshold=15"]).arg(&unit);
+    let output = process::run(&mut analyze, QUICK);
+    assert_eq!(output.code, Some(0), "more than 1.5: {output:?}");
+
+    let text = std::fs::read_to_string(&unit).expect("the unit");
+    let lines = lines(&text);
+    for wanted in [
+        ("Type", "notify"),
+        ("WatchdogSec", "30"),
+        ("Restart", "always"),
+        ("User", "limen"),
+        ("StateDirectory", "limen"),
+        ("DeviceAllow", "/dev/kvm rw"),
+    ] {
+        assert!(lines.contains(&wanted), "{wanted:?} is not in the unit");
+    }
+    let groups = lines.iter().find(|(name, _)| *name == "SupplementaryGroups").expect("groups").1;
+    assert!(groups.split(' ').any(|group| group == "libvirt"), "libvirt's socket is for its group");
+    let families = lines.iter().find(|(name, _)| *name == "RestrictAddressFamilies").expect("families").1;
+    for family in ["AF_UNIX", "AF_INET", "AF_INET6"] {
+        assert!(families.split(' ').any(|named| named == family), "{family}");
+    }
+}
+
+#[test]
+fn systemd_understands_the_unit_with_its_settings() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| directory.path().join(name);
+    let text = std::fs::read_to_string(project_dir().join("scripts/limen.service")).expect("the unit");
+    // The program is looked for.
+    std::fs::write(place("limen.service"), text.replace("/usr/bin/limen", "/bin/true")).expect("written");
+    let settings =
+        std::fs::read_to_string(project_dir().join("scripts/limen.service.d/settings.conf")).expect("settings");
+    let given: String = settings
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| rest.contains('=') && !rest.starts_with(' '))
+                .unwrap_or(line)
+                .to_owned()
+                + "\n"
+        })
+        .collect();
+    assert!(given.contains("\nEnvironment=ALLOWED_ORIGINS=https://"), "{given}");
+    assert!(lines(&given).iter().all(|(name, _)| ["Environment", "LoadCredential"].contains(name)), "{given}");
+    for (_, value) in lines(&given).iter().filter(|(name, _)| *name == "Environment") {
+        for setting in value.split(' ') {
+            let (name, value) = setting.split_once('=').expect("a setting");
+            let is_secret = ["SECRET", "PASSWORD", "DATABASE_URL"].iter().any(|word| name.contains(word));
+            assert!(!is_secret || (name.ends_with("_FILE") && value.starts_with("%d/")), "{setting} is for all to see");
+        }
+    }
+    std::fs::create_dir(place("limen.service.d")).expect("a directory");
+    std::fs::write(place("limen.service.d/settings.conf"), given).expect("written");
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--recursive-errors=no"]).arg(place("limen.service"));
+    let output = process::run(&mut verify, QUICK);
+    let ours: Vec<&str> = output.stderr.lines().filter(|line| line.contains("limen.service")).collect();
+    assert!(output.code == Some(0) && ours.is_empty(), "{output:?}");
+}
+
+/// The script on a machine whose systemd knows no limen.service, or that has none.
+fn control(data: &Path, action: &str, port: u16) -> Output {
+    let tools = data.parent().expect("a parent").join("tools");
+    if !tools.exists() {
+        std::fs::create_dir(&tools).expect("a directory");
+        std::os::unix::fs::symlink("/bin/false", tools.join("systemctl")).expect("a link");
+    }
+    let mut path = tools.into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let mut command = Command::new(project_dir().join("scripts/limen-control.sh"));
+    command.arg(action).env_clear().env("PATH", path);
+    command.env("HOME", "/root").env("LIMEN_BIN", server::binary()).env("LIMEN_DATA_DIR", data);
+    command.env("HYPERVISOR_URI", "sim:///?vms=1").env("BIND_ADDRESS", "127.0.0.1").env("PORT", port.to_string());
+    process::run(&mut command, QUICK)
+}
+
+#[test]
+fn without_systemd_the_script_starts_and_stops_by_a_pid_file() {
+    let home = tempfile::tempdir().expect("a directory");
+    let data = home.path().join("data");
+    let port = process::free_port();
+    let pid = || std::fs::read_to_string(data.join("limen.pid")).expect("a pid").trim().to_owned();
+    let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+
+    assert_eq!(control(&data, "status", port).code, Some(3));
+    control(&data, "stop", port).expect_success();
+    let said = control(&data, "start", port).expect_success();
+    assert!(answers() && said.contains(&format!("http://127.0.0.1:{port}")), "{said}");
+    let first = pid();
+    assert!(control(&data, "start", port).expect_success().contains("already"));
+    assert_eq!(pid(), first);
+    assert!(control(&data, "status", port).expect_success().contains(&first));
+    control(&data, "restart", port).expect_success();
+    assert_ne!(pid(), first);
+    assert!(answers());
+
+    // Killed, and its number given to somebody else: neither counts as the server.
+    process::run(Command::new("kill").args(["-KILL", &pid()]), QUICK).expect_success();
+    process::wait_for("the end of the server", QUICK, || (!answers()).then_some(()));
+    assert_eq!(control(&data, "status", port).code, Some(3));
+    let mut other = Command::new("sleep").arg("600").spawn().expect("sleep");
+    std::fs::write(data.join("limen.pid"), other.id().to_string()).expect("written");
+    assert_eq!(control(&data, "status", port).code, Some(3));
+    control(&data, "stop", port).expect_success();
+    assert!(other.try_wait().expect("a process").is_none(), "somebody else was stopped");
+    other.kill().expect("killed");
+    other.wait().expect("ended");
+
+    control(&data, "start", port).expect_success();
+    control(&data, "stop", port).expect_success();
+    assert!(!answers() && !data.join("limen.pid").exists());
+    // What keeps it from starting is told.
+    let holder = std::net::TcpListener::bind(("127.0.0.1", port)).expect("the port");
+    let refused = control(&data, "start", port);
+    assert!(refused.code == Some(1) && refused.stderr.contains("PORT"), "{refused:?}");
+    drop(holder);
+    assert_eq!(control(&data, "dance", port).code, Some(2));
+}
