@@ -195,7 +195,7 @@ const LONGEST_TURN: Duration = Duration::from_secs(60);
 
 /// Sends a request, and once more when the server says how long to wait first: it did nothing for a
 /// request that it refused so.
-async fn take_turn(url: &str, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response> {
+async fn take_turn(url: &str, request: impl Fn() -> reqwest::RequestBuilder + Sync) -> Result<reqwest::Response> {
     let send = async || request().send().await.map_err(|error| unreachable(url, &error));
     let response = send().await?;
     let told = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());

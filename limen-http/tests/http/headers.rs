@@ -58,7 +58,7 @@ fn hold(what: &str, said: &Said, https: bool) {
     assert_eq!(strict, expected, "{what}");
     assert!(said.all("server").is_empty(), "{what}");
     assert_eq!(said.all("access-control-allow-credentials").len(), 0, "{what}");
-    assert!(said.all("vary").iter().any(|vary| *vary == "origin"), "{what}: {said:?}");
+    assert!(said.all("vary").contains(&"origin"), "{what}: {said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,8 +66,12 @@ fn nginx(home: &Path, to: SocketAddr) -> (Nginx, SocketAddr) {
     (nginx, free)
 }
 
+/// What a header says in the n-th request.
+type Trick = fn(u32) -> String;
+
+
 /// What a client may try to be another one in its request number `n`.
-const TRICKS: [(&str, fn(u32) -> String); 15] = [
+const TRICKS: [(&str, Trick); 15] = [
     ("X-Forwarded-For", |n| format!("GET /api/vms HTTP/1.1\r\nX-Forwarded-For: 10.0.{}.{}\r\n", n / 250, n % 250)),
     ("several X-Forwarded-For", |n| {
         format!("GET /api/vms HTTP/1.1\r\nX-Forwarded-For: 10.1.1.{n}\r\nX-Forwarded-For: 10.2.2.{n}, 127.0.0.9\r\n")
