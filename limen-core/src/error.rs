@@ -163,6 +163,7 @@ impl Error {
 
     /// The database has the schema of a newer program: this one writes no more.
     #[must_use]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn outdated() -> Self {
         let text = "The database was upgraded by a newer LIMEN: upgrade this server, or stop it; it writes no more.";
         let mut error = Self::new(ErrorKind::Unavailable, text);

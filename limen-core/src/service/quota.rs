@@ -41,7 +41,7 @@ impl Limen {
     /// The actor's own limits and use. No query.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) for an actor that owns nothing.
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an actor that owns nothing.
     pub async fn get_quota(&self, ctx: &Context) -> Result<QuotaView> {
         self.authorize(ctx, Action::GetQuota, Resource::Any, "owner")?;
         let found = self.shared.inventory.owner(self.owner_of(ctx)?);

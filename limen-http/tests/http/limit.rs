@@ -69,7 +69,6 @@ fn nginx(home: &Path, to: SocketAddr) -> (Nginx, SocketAddr) {
 /// What a header says in the n-th request.
 type Trick = fn(u32) -> String;
 
-
 /// What a client may try to be another one in its request number `n`.
 const TRICKS: [(&str, Trick); 15] = [
     ("X-Forwarded-For", |n| format!("GET /api/vms HTTP/1.1\r\nX-Forwarded-For: 10.0.{}.{}\r\n", n / 250, n % 250)),
