@@ -10,18 +10,20 @@ use limen_support::postgres::{PrivatePostgres, psql};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_of_the_connections_that_the_database_allows_are_left_to_others() {
-    let server = PrivatePostgres::start();
-    server.psql("ALTER SYSTEM SET max_connections = 25").expect_success();
-    server.restart_immediate();
+    let server = PrivatePostgres::start_with(&["max_connections=25"]);
     let url = server.create_database();
     let settings = PoolSettings { acquire_timeout: Duration::from_secs(30), ..PoolSettings::default() };
     assert_eq!(settings.max_open, 100);
     let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&Secret::new(&url), &settings).await.expect("connect"));
     let held = {
         let url = url.clone();
-        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(4); COMMIT"))
+        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(8); COMMIT"))
     };
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
+                  AND relation = 'event_counter'::regclass";
+    while psql(&url, locked).expect_success().trim() == "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let calls: Vec<_> = (0..60)
         .map(|_| {
             tokio::spawn({
@@ -41,6 +43,6 @@ async fn ten_of_the_connections_that_the_database_allows_are_left_to_others() {
         call.await.expect("no panic").expect("it waits for a connection, and gets one");
     }
     held.await.expect("no panic").expect_success();
-    // Thirteen, and the two that look for others' commits: ten of 25 are free for everybody else.
-    assert_eq!(most, 15);
+    // Thirteen, and at most two that look for others' commits: ten of 25 are free for everybody else.
+    assert!((13..=15).contains(&most), "{most}");
 }

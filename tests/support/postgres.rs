@@ -16,6 +16,7 @@ use crate::process::{self, Leash, Output};
 pub struct PrivatePostgres {
     base: PathBuf,
     port: u16,
+    settings: Vec<String>,
     server: Mutex<Child>,
     leash: Option<Leash>,
 }
@@ -27,12 +28,22 @@ impl PrivatePostgres {
     /// # Panics
     /// When PostgreSQL is not installed or does not come up; with the reason.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with settings of its own: `max_connections=25`.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not installed or does not come up; with the reason.
+    pub fn start_with(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let base = crate::scratch_dir("postgres");
         let leash = Leash::new(include_str!("postgres-leash.sh"), &[&base]);
         crate::copy_tree(&prepared_data(), &base.join("data"));
         own(&base);
         let port = process::free_port();
-        let postgres = Self { server: Mutex::new(spawn(&base, port)), base, port, leash: Some(leash) };
+        let postgres =
+            Self { server: Mutex::new(spawn(&base, port, &settings)), base, port, settings, leash: Some(leash) };
         postgres.wait_until_up();
         postgres
     }
@@ -106,7 +117,7 @@ impl PrivatePostgres {
             let mut server = self.server();
             process::signal(server.id(), Signal::QUIT);
             process::wait_or_kill(&mut server, Duration::from_secs(10));
-            *server = spawn(&self.base, self.port);
+            *server = spawn(&self.base, self.port, &self.settings);
         }
         self.wait_until_up();
     }
@@ -223,7 +234,7 @@ fn own(dir: &Path) {
     }
 }
 
-fn spawn(base: &Path, port: u16) -> Child {
+fn spawn(base: &Path, port: u16, more: &[String]) -> Child {
     let settings = [
         "fsync=off".to_owned(),
         "synchronous_commit=on".to_owned(),
@@ -237,7 +248,7 @@ fn spawn(base: &Path, port: u16) -> Child {
     let mut command = as_postgres(&bin_dir().join("postgres"));
     command.arg("-D").arg(base.join("data"));
     command.args(["-p", &port.to_string()]);
-    for setting in &settings {
+    for setting in settings.iter().chain(more) {
         command.args(["-c", setting]);
     }
     command
