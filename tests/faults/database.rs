@@ -142,6 +142,17 @@ async fn a_database_that_hangs_delays_nothing_for_long() {
         slowest = slowest.max(took);
     }
     assert!(slowest < BOUND, "a change was refused after {slowest:?}");
+    // Who may do what is believed for 30 s without the database, and no longer.
+    while gone.elapsed() < second(28) {
+        client.get("/api/vms").await.expect(200);
+        sleep(Duration::from_millis(500)).await;
+    }
+    let mut answer = client.get("/api/vms").await;
+    while answer.status == 200 && gone.elapsed() < second(45) {
+        sleep(Duration::from_millis(500)).await;
+        answer = client.get("/api/vms").await;
+    }
+    assert!(is_away(&answer), "{answer:?}");
     site.postgres().sigcont();
     let back = well_again(&client, "again").await;
     eprintln!("hung for {:?}: {reads} reads, refusals within {slowest:?}, well {back:?} after it", gone.elapsed());

@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Memory that was read from the log longer ago than this is not asked who may do what: what
 /// revokes something acts within a second.
 const FRESH: Duration = Duration::from_secs(1);
+/// While the Store is away, memory that is older than this is not asked either: what was revoked
+/// meanwhile at another server is not known here.
+const REMEMBERED: Duration = Duration::from_secs(30);
 /// How long a request waits to know who asks.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two reads that were wished for.
@@ -93,18 +96,24 @@ impl Shared {
 
     /// Returns when memory may be asked about somebody: at once where it has just been read and
     /// `knows` them, else after one more look at the log. While the Store is away, whoever is
-    /// known is known.
+    /// known is known for [`REMEMBERED`].
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable): they are not known, and the Store is away.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): they are not known, or were last known too
+    /// long ago, and the Store is away.
     pub(super) async fn recall(&self, knows: bool) -> Result<()> {
         let read_at = *self.following.read_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = self.clock.monotonic().saturating_duration_since(read_at) <= FRESH;
-        if knows && (fresh || self.following.away.load(Ordering::Relaxed)) {
+        let age = self.clock.monotonic().saturating_duration_since(read_at);
+        let away = self.following.away.load(Ordering::Relaxed);
+        let remembers = knows && age <= REMEMBERED;
+        if remembers && (age <= FRESH || away) {
             return Ok(());
         }
+        if knows && away {
+            return Err(Error::unavailable("The store"));
+        }
         match self.catch_up_within(PATIENCE).await {
-            Err(_) if knows => Ok(()),
+            Err(_) if remembers => Ok(()),
             other => other,
         }
     }
