@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::api;
 use crate::auth::Tokens;
+use crate::config::Origins;
 use crate::docs::Docs;
 use crate::edge::Edge;
 use crate::openapi;
@@ -21,6 +22,8 @@ pub struct App {
     pub(crate) tokens: Tokens,
     /// Every request is the machine's owner's: set for the command line's own calls alone.
     pub(crate) local: bool,
+    /// Web pages of other origins that may use the API.
+    pub(crate) origins: Origins,
     initial_password: Option<InitialPassword>,
 }
 
@@ -50,7 +53,13 @@ impl App {
     /// Serves `limen`; tokens are signed with `jwt_secret`.
     #[must_use]
     pub fn new(limen: Limen, jwt_secret: &Secret) -> Self {
-        Self { limen, tokens: Tokens::new(jwt_secret), local: false, initial_password: None }
+        Self {
+            limen,
+            tokens: Tokens::new(jwt_secret),
+            local: false,
+            origins: Origins::default(),
+            initial_password: None,
+        }
     }
 
     /// Answers the command line in its own process, as the owner of the machine. Never served.
@@ -62,6 +71,11 @@ impl App {
     #[must_use]
     pub fn with_previous_secret(mut self, previous: &Secret) -> Self {
         self.tokens.also_verify(previous);
+        self
+    }
+
+    pub(crate) fn with_origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
         self
     }
 

@@ -41,7 +41,8 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     }
     let limen = builder.build().await.map_err(start::name_admin)?;
     let initial = start::initial_password(core, &http.admin_user);
-    let mut app = App::new(limen.clone(), &jwt_secret).with_initial_password(initial);
+    let mut app =
+        App::new(limen.clone(), &jwt_secret).with_initial_password(initial).with_origins(http.origins.clone());
     if let Some(previous) = &http.jwt_secret_previous {
         app = app.with_previous_secret(previous);
     }

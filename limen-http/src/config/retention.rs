@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use limen_core::store::Retention;
 
-use super::{Result, given, refuse};
+use super::value::given;
+use super::{Result, refuse};
 
 /// What is removed when.
 #[derive(Args, Clone, Default)]

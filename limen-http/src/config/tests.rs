@@ -1,5 +1,10 @@
 //! What is taken and what is refused.
 
+use std::path::PathBuf;
+
+use limen_core::model::GIB;
+use limen_core::service::HostReserve;
+
 use super::*;
 
 type Set = fn(&mut CoreArgs, &str);
@@ -47,7 +52,9 @@ fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
 fn a_bad_server_value_is_refused_too() {
     type Set = fn(&mut HttpArgs, &str);
     let zeros = "0".repeat(64);
-    let cases: [(&str, Set, &str); 17] = [
+    let cases: [(&str, Set, &str); 19] = [
+        ("ALLOWED_ORIGINS", |a, v| a.allowed_origins = Some(v.into()), ""),
+        ("ALLOWED_ORIGINS", |a, v| a.allowed_origins = Some(v.into()), "https://a.kr/"),
         ("BIND_ADDRESS", |a, v| a.bind_address = Some(v.into()), "localhost"),
         ("PORT", |a, v| a.port = Some(v.into()), "-1"),
         ("PORT", |a, v| a.port = Some(v.into()), "80 "),
