@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::api;
 use crate::auth::Tokens;
 use crate::config::Origins;
+use crate::console::{self, Consoles};
 use crate::docs::Docs;
 use crate::edge::Edge;
 use crate::openapi;
@@ -108,7 +109,9 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
     let document = document()?;
     let text = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
     let docs = Arc::new(Docs::new(page(&document), text));
-    let table = Routes::new(&document, &DOCS);
+    let consoles = console::PATHS.map(|(path, kind)| (path.replace(":id", "{id}"), path, kind));
+    let others: Vec<&str> = DOCS.into_iter().chain(consoles.iter().map(|(template, ..)| template.as_str())).collect();
+    let table = Routes::new(&document, &others);
 
     let mut routes = api::routes();
     for path in DOCS {
@@ -116,6 +119,9 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
         let is_page = path != DOCUMENT;
         let answer = move |_| if is_page { docs.page() } else { docs.document() };
         routes = routes.at(path, poem::get(make_sync(answer)));
+    }
+    for (path, kind) in console::PATHS {
+        routes = routes.at(path, poem::get(Consoles(kind)));
     }
     Ok(Edge::new(routes.map_to_response(), table, app))
 }

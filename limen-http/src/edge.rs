@@ -51,6 +51,8 @@ pub(crate) struct Arrival {
     pub(crate) app: Arc<App>,
     pub(crate) request_id: String,
     pub(crate) origin: Option<IpAddr>,
+    /// The client came by https, to the proxy before this server.
+    pub(crate) https: bool,
     /// Set once the caller is known: what strangers are refused is logged with measure.
     pub(crate) known: Arc<AtomicBool>,
 }
@@ -90,8 +92,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             request.set_method(Method::GET);
         }
         let known = Arc::new(AtomicBool::new(false));
-        let arrival =
-            Arrival { app: Arc::clone(&self.app), request_id: request_id.clone(), origin, known: Arc::clone(&known) };
+        let arrival = Arrival {
+            app: Arc::clone(&self.app),
+            request_id: request_id.clone(),
+            origin,
+            https,
+            known: Arc::clone(&known),
+        };
         request.extensions_mut().insert(arrival);
 
         let answer = AssertUnwindSafe(self.routes.call(request)).catch_unwind().await;

@@ -131,7 +131,7 @@ impl Starter {
     }
 }
 
-fn arrival(request: &Request) -> Result<&Arrival> {
+pub(crate) fn arrival(request: &Request) -> Result<&Arrival> {
     request
         .extensions()
         .get::<Arrival>()
@@ -222,12 +222,17 @@ impl<'a> ApiExtractor<'a> for Anybody {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
         let arrival = arrival(request)?.clone();
         refuse_idempotency_key(request.headers())?;
-        let context = context(Actor::Anonymous, &arrival.request_id, arrival.origin);
+        let context = stranger(&arrival);
         Ok(Self { arrival, context })
     }
 }
 
-async fn caller(request: &Request) -> Result<Caller> {
+/// The context of a request that nobody who is known makes.
+pub(crate) fn stranger(arrival: &Arrival) -> Context {
+    context(Actor::Anonymous, &arrival.request_id, arrival.origin)
+}
+
+pub(crate) async fn caller(request: &Request) -> Result<Caller> {
     let arrival = arrival(request)?.clone();
     let actor = authenticate(&arrival.app, request.headers()).await?;
     arrival.known.store(true, Ordering::Relaxed);
@@ -455,7 +460,7 @@ impl<'a, T: types::Type + DeserializeOwned + Default + Send> ApiExtractor<'a> fo
     }
 }
 
-fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
+pub(crate) fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(T::default()) };
     // The path is asked for only when there is something to name.
     if let Ok(value) = T::deserialize(serde_urlencoded::Deserializer::new(form_pairs(query))) {

@@ -23,6 +23,14 @@ const LARGEST_HEADERS: usize = 1 << 20;
 /// How long requests at work may take when the server stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(15);
 
+/// What HTTP is spoken on.
+pub(crate) type Wire = Documented<TokioIo<TcpStream>>;
+
+/// The connection alone, once HTTP is over.
+pub(crate) fn bare(wire: Wire) -> TcpStream {
+    wire.into_inner().into_inner()
+}
+
 /// Serves `endpoint` on `listener` until `stop`; then accepts nothing more, and returns when the
 /// requests at work are answered or 15 s are over.
 ///
@@ -73,7 +81,7 @@ struct Connection<E> {
 
 impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
     /// Answers requests until the peer is gone, or the one at work when the server stops.
-    async fn run(self, mut is_stopping: watch::Receiver<bool>, _alive: mpsc::Sender<std::convert::Infallible>) {
+    async fn run(self, mut is_stopping: watch::Receiver<bool>, alive: mpsc::Sender<std::convert::Infallible>) {
         let Self { stream, local, remote, endpoint } = self;
         // Answers are written whole: waiting for more to send only delays them.
         if let Err(error) = stream.set_nodelay(true) {
@@ -81,14 +89,16 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         }
         let answers = Answers::default();
         let counted = answers.clone();
-        let line = Line::new(is_stopping.clone());
+        let line = Line::new(is_stopping.clone(), alive);
         let its = line.clone();
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             let (endpoint, answers, line) = (Arc::clone(&endpoint), answers.clone(), its.clone());
             async move {
                 if let Some(refusal) = unparsed::refuse(&request) {
                     return Ok(hyper::Response::from(refusal).map(|body| answers.count(body)));
                 }
+                // The framework would take it, and no longer give the connection itself.
+                let line = line.upgradable(hyper::upgrade::on(&mut request));
                 let local = LocalAddr(Addr::SocketAddr(local));
                 let remote = RemoteAddr(Addr::SocketAddr(remote));
                 let mut request = Request::from((request, local, remote, Scheme::HTTP));

@@ -6,6 +6,7 @@ mod consoles;
 mod events;
 mod processes;
 mod quotas;
+mod tickets;
 mod tokens;
 mod users;
 mod vms;
@@ -29,6 +30,7 @@ use consoles::*;
 use events::*;
 use processes::*;
 use quotas::*;
+use tickets::*;
 use tokens::*;
 use users::*;
 use vms::*;
@@ -151,6 +153,8 @@ behaviours! {
     a_flood_of_refusals_is_folded_and_none_is_lost
     consoles_end_with_the_vm
     consoles_end_with_the_right
+    consoles_are_in_the_audit_at_both_ends
+    a_ticket_is_good_everywhere_and_once
     an_admin_is_told_every_number_and_no_secret
     others_are_told_of_what_they_see
     a_list_and_the_events_after_it_have_no_gap

@@ -178,7 +178,9 @@ impl Authz for RoleAuthz {
             | Action::GetOperation
             | Action::WatchEvents
             | Action::GetQuota => true,
-            Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
+            Action::ChangePower | Action::CreateTicket | Action::OpenConsole | Action::CancelOperation => {
+                role != Role::Viewer
+            }
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
             Action::AddImage | Action::DeleteImage => role == Role::Operator,
             Action::ListUsers

@@ -13,7 +13,9 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
-use super::{FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, follow, identity, refusals, render};
+use super::{
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, consoles, events, follow, identity, refusals, render,
+};
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
 use crate::context::{Action, Context};
@@ -214,6 +216,7 @@ impl LimenBuilder {
             hasher: Hasher::new()?,
             pages: render::PageCache::default(),
             streams: events::Streams::default(),
+            consoles: consoles::Open::default(),
             refusals: refusals::Log::default(),
             faults: self.faults,
             store,

@@ -23,6 +23,7 @@ mod quota;
 mod refusals;
 mod render;
 mod seed;
+mod tickets;
 mod tokens;
 mod validate;
 mod vms;
@@ -40,6 +41,7 @@ use crate::model::{EventNumber, OwnerId};
 use crate::store::{Change, Committed, Install, Retention, Store};
 
 pub use builder::{AdminSeed, HostConfig, LimenBuilder};
+pub use consoles::{Console, ConsoleEnd};
 pub use events::{Events, Told};
 pub use hosts::{Health, HostHealth};
 pub use identity::{CreateUser, UpdateUser, UserView};
@@ -49,6 +51,7 @@ pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use quota::{HostReserve, QuotaView};
 pub use refusals::Refusals;
 pub use render::VmPage;
+pub use tickets::Ticket;
 pub use tokens::CreateToken;
 pub use vms::VmView;
 
@@ -140,6 +143,7 @@ pub(crate) struct Shared {
     hasher: hasher::Hasher,
     pages: render::PageCache,
     streams: events::Streams,
+    consoles: consoles::Open,
     refusals: refusals::Log,
     faults: Option<Arc<dyn FaultPlan>>,
 }
@@ -268,9 +272,9 @@ impl Limen {
         tokio::spawn(async move { shared.commit(change).await }).await.map_err(Error::internal)?
     }
 
-    /// Stops: waits for nothing but the tasks' own ends, writes what was refused into the audit,
-    /// gives the leases back and closes the Store and the hosts. Operations that are not finished go on at the next start; guests go on
-    /// anyhow. Idempotent.
+    /// Stops: waits for nothing but the tasks' own ends, writes what was refused and which consoles
+    /// ended into the audit, gives the leases back and closes the Store and the hosts. Operations that
+    /// are not finished go on at the next start; guests go on anyhow. Idempotent.
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
         let mut tasks = self.tasks.lock().await;
@@ -278,7 +282,8 @@ impl Limen {
         tasks.shutdown().await;
         if running {
             // A Store that hangs must not keep the process.
-            _ = tokio::time::timeout(LAST_WRITE, refusals::write(&self.shared, true)).await;
+            let last = async { tokio::join!(self.shared.consoles.all_closed(), refusals::write(&self.shared, true)) };
+            _ = tokio::time::timeout(LAST_WRITE, last).await;
             for host in &self.shared.hosts {
                 host::release(&self.shared, host).await;
                 host.hypervisor.close().await;

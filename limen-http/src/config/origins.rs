@@ -8,7 +8,6 @@ pub(crate) struct Origins(Vec<Box<str>>);
 
 impl Origins {
     /// Whether a page of this `Origin` is one of them: compared whole, byte by byte.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by what answers browsers"))]
     pub(crate) fn allows(&self, origin: &str) -> bool {
         self.0.iter().any(|allowed| **allowed == *origin)
     }

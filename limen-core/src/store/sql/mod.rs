@@ -39,8 +39,8 @@ use self::prune::Prune;
 use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
 use crate::model::{
-    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, UserId, VolumeId,
-    VolumeRecord,
+    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, TicketRecord, UserId,
+    VolumeId, VolumeRecord,
 };
 use crate::secret::Secret;
 
@@ -247,6 +247,10 @@ impl Store for SqlStore {
     async fn audit(&self, query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>> {
         let asked = (query.clone(), page);
         self.read(&asked, |tx, (query, page)| Box::pin(audit::page(tx, query, *page))).await
+    }
+
+    async fn ticket(&self, hash: &str) -> Result<Option<TicketRecord>> {
+        self.read(&hash.to_owned(), |tx, hash| Box::pin(read::ticket(tx, hash))).await
     }
 
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>> {
