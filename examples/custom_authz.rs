@@ -69,7 +69,7 @@ async fn main() -> Result<()> {
     };
     limen.create_user(&Context::local(), alice).await?;
     let (_, session) = limen.login(&Context::new(Actor::Anonymous), "alice", &password).await?;
-    let alice = Context::new(limen.authenticate(session.id)?);
+    let alice = Context::new(limen.authenticate(session.id).await?);
 
     limen.create_vm(&alice, CreateVm::new("before", 1, 512)).await?;
     println!("open:   alice made a VM");

@@ -9,7 +9,7 @@
 usage() {
     cat <<'USAGE'
 Usage: scripts/setup.sh [run]
-  run   only what `make run` needs; else what the tests need too (PostgreSQL)
+  run   only what `make run` needs; else what the tests need too (PostgreSQL, nginx)
 USAGE
 }
 
@@ -46,9 +46,11 @@ need dnsmasq-base has dnsmasq
 need iproute2 has ss
 need curl has curl
 if [[ $purpose == test ]]; then
+    need nginx has nginx
     need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
+    need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
     need sudo has sudo
 fi
 

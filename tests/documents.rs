@@ -74,3 +74,30 @@ fn the_documented_findings_are_those_of_the_code() {
         FindingKind::ALL.iter().map(|kind| (kind.as_str().to_owned(), kind.severity().as_str().to_owned())).collect();
     assert_eq!(documented, known);
 }
+
+#[test]
+fn the_tests_that_show_a_fault_are_there() {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).expect("read a file");
+    let text = read(&project_dir().join("docs/faults.md"));
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| F")).collect();
+    assert!(rows.len() > 15, "{rows:?}");
+    for row in rows {
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next().expect("a last cell");
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test shows {row}");
+        for test in tests {
+            let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("{test} names no file"));
+            let place = match file {
+                "http" => "limen-http/tests/http".to_owned(),
+                file => format!("tests/{file}"),
+            };
+            let place = project_dir().join(place);
+            let files: Vec<_> = match std::fs::read_dir(&place) {
+                Ok(entries) => entries.map(|entry| entry.expect("read a directory").path()).collect(),
+                Err(_) => vec![place.with_extension("rs")],
+            };
+            let is_there = files.iter().any(|file| read(file).contains(&format!("fn {name}(")));
+            assert!(is_there, "docs/faults.md names {test}, which is not in {}", place.display());
+        }
+    }
+}

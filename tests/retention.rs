@@ -38,7 +38,7 @@ c.commit()";
 }
 
 /// Every table that the schema has, and what keeps it from growing for ever.
-const TABLES: [(&str, &str); 22] = [
+const TABLES: [(&str, &str); 23] = [
     ("audit", "retention"),
     ("event_counter", "one row"),
     ("events", "retention"),
@@ -51,6 +51,7 @@ const TABLES: [(&str, &str); 22] = [
     ("operation_locks", "released at the end of the operation"),
     ("operations", "retention"),
     ("owners", "go with the user"),
+    ("restores", "one for each that was noticed"),
     ("schema_migrations", "as many as there are"),
     ("sessions", "retention"),
     ("statuses", "go with what the host shows"),

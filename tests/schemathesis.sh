@@ -17,7 +17,7 @@ cleanup() {
 trap cleanup EXIT
 
 export ADMIN_PASSWORD='a password for schemathesis'
-env -u DATABASE_URL -u DB_HOST -u LIBVIRT_URI LIMEN_DATA_DIR="$work/data" LOG_LEVEL=error \
+env -u DATABASE_URL -u DB_HOST -u LIBVIRT_URI LIMEN_DATA_DIR="$work/data" LOG_LEVEL=error RATE_LIMIT_ENABLED=false \
     "$binary" serve --hypervisor-uri 'sim:///?vms=5&seed=1' --bind-address 127.0.0.1 --port 0 \
     >"$work/out" 2>"$work/log" &
 server=$!

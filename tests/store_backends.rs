@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
-use limen_core::store::{PoolSettings, Store};
+use limen_core::store::{Change, PoolSettings, Row, Store};
 use limen_core::testing::store::{Fixture, refused};
 use limen_core::{ErrorKind, Secret};
+use limen_support::disk::SmallDisk;
 use limen_support::postgres::{PrivatePostgres, psql};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,6 +89,31 @@ async fn a_schema_newer_than_the_program_is_refused() {
     refused(postgres(&url).await, ErrorKind::Conflict);
 }
 
+#[tokio::test]
+async fn a_store_that_is_only_read_is_taken_as_it_is() {
+    let server = PrivatePostgres::start();
+    let url = server.create_database();
+    let look = async || PostgresStore::connect_read_only(&Secret::new(url.clone()), &PoolSettings::default()).await;
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    let error = refused(look().await, ErrorKind::Unavailable);
+    assert!(error.to_string().contains("no LIMEN in this database yet"), "{error}");
+    assert_eq!(psql(&url, tables).expect_success().trim(), "0", "nothing was made");
+    let fixture = Fixture::new(postgres(&url).await.expect("connect")).await;
+    let reader = look().await.expect("connect");
+    assert_eq!(reader.snapshot().await.expect("read").event, 3);
+    let rows = vec![Row::VmGone(limen_core::model::VmId::generate())];
+    refused(reader.commit(Change { rows, ..Default::default() }).await, ErrorKind::Unavailable);
+    fixture.insert_vm(&fixture.vm("web")).await.expect("others may");
+    for (sql, word) in [
+        ("INSERT INTO schema_migrations (version, name, applied_at) VALUES (9999, 'later', 0)", "newer LIMEN"),
+        ("DELETE FROM schema_migrations WHERE version <> 1", "up to date"),
+    ] {
+        psql(&url, sql).expect_success();
+        let error = refused(look().await, ErrorKind::Conflict);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_that_start_at_once_migrate_once() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -160,8 +186,8 @@ async fn processes_share_one_sqlite_file() {
             }
             .vm(&format!("{name}-{number}"));
             vm.description = name.to_owned();
-            let row = limen_core::store::Row::Vm { record: Box::new(vm), expect: limen_core::store::Expect::Absent };
-            let change = limen_core::store::Change { rows: vec![row], ..Default::default() };
+            let row = Row::Vm { record: Box::new(vm), expect: limen_core::store::Expect::Absent };
+            let change = Change { rows: vec![row], ..Default::default() };
             store.commit(change).await.expect("commit");
         }
         return;
@@ -233,7 +259,7 @@ async fn a_full_disk_is_no_space_and_writes_nothing() {
     assert!(error.causes().contains("secret"), "the log has the cause");
     assert_eq!(fixture.last().await, 3);
 
-    let small = SmallDisk::mount(directory.path());
+    let small = SmallDisk::mount(directory.path(), "1200k");
     let fixture = Fixture::new(sqlite(&directory.path().join("limen.db")).await.expect("open")).await;
     let mut written = 0;
     let refusal = loop {
@@ -249,24 +275,6 @@ async fn a_full_disk_is_no_space_and_writes_nothing() {
     assert_eq!(fixture.store.snapshot().await.expect("it can still be read").vms.len(), written);
     fixture.store.close().await;
     drop(small);
-}
-
-/// A file system of 1.2 MB, for as long as it lives.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(path: &Path) -> Self {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1200k", "tmpfs"]).arg(path).status();
-        assert!(mount.expect("mount runs").success(), "a small file system can be mounted");
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmount = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(unmount.is_ok_and(|status| status.success()), "it can be unmounted");
-    }
 }
 
 /// Makes a table refuse inserts with a code, a number of times.
@@ -487,6 +495,6 @@ async fn a_commit_whose_answer_is_lost_is_told_right_and_written_once() {
     fixture.store.operation(operation.operation.id).await.expect("written");
     assert_eq!(fixture.events().await.len(), 3 + 4 + 1);
     cut.send_replace(Cut::After);
-    let nothing = fixture.store.commit(limen_core::store::Change::default()).await;
+    let nothing = fixture.store.commit(Change::default()).await;
     refused(nothing, ErrorKind::Unavailable);
 }

@@ -281,6 +281,10 @@ actions! {
     GetOperation = "get_operation";
     /// Cancel an operation.
     CancelOperation = "cancel_operation";
+    /// Let a held operation go on.
+    ResumeOperation = "resume_operation";
+    /// Give a held operation up.
+    AbandonOperation = "abandon_operation";
     /// Follow the numbered events.
     WatchEvents = "watch_events";
     /// Read one's own quota and what is in use.
@@ -289,6 +293,10 @@ actions! {
     ListAudit = "list_audit";
     /// Compare Store, hosts, files and memory.
     Check = "check";
+    /// Read what is to be seen to after a restore of the Store.
+    GetRestored = "get_restored";
+    /// Notice that the Store was restored: LIMEN itself, in the audit.
+    NoticeRestore = "notice_restore";
 }
 
 impl fmt::Display for Action {

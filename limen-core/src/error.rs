@@ -79,6 +79,8 @@ kinds! {
     Interrupted = "interrupted", retry: false;
     /// The operation was cancelled, or another one took its place.
     Cancelled = "cancelled", retry: false;
+    /// The operation was held after a restore of the Store, and given up by hand.
+    Abandoned = "abandoned", retry: false;
     /// A defect of LIMEN or an answer that it did not expect; the log has the cause.
     Internal = "internal", retry: false;
 }
@@ -107,6 +109,7 @@ struct Inner {
     operation_id: Option<OperationId>,
     oldest: Option<EventNumber>,
     retry_after: Option<Duration>,
+    outdated: bool,
     source: Option<Source>,
 }
 
@@ -124,6 +127,7 @@ impl Error {
             operation_id: None,
             oldest: None,
             retry_after: None,
+            outdated: false,
             source: None,
         }))
     }
@@ -155,6 +159,22 @@ impl Error {
         let mut error = Self::new(ErrorKind::Unavailable, format!("{what} cannot be reached now; try again soon."));
         error.0.retry_after = Some(Duration::from_secs(2));
         error
+    }
+
+    /// The database has the schema of a newer program: this one writes no more.
+    #[must_use]
+    pub(crate) fn outdated() -> Self {
+        let text = "The database was upgraded by a newer LIMEN: upgrade this server, or stop it; it writes no more.";
+        let mut error = Self::new(ErrorKind::Unavailable, text);
+        error.0.retry_after = Some(Duration::from_secs(60));
+        error.0.outdated = true;
+        error
+    }
+
+    /// Whether this program is older than the Store's schema.
+    #[must_use]
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.0.outdated
     }
 
     /// There is more to do than can wait in line; `what` is too much of what.

@@ -117,6 +117,7 @@ fn measure() {
         .env("BIND_ADDRESS", "127.0.0.1")
         .env("PORT", port.to_string())
         .env("ADMIN_PASSWORD", PASSWORD)
+        .env("RATE_LIMIT_ENABLED", "false")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

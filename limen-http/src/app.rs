@@ -9,10 +9,12 @@ use serde_json::Value;
 
 use crate::api;
 use crate::auth::Tokens;
-use crate::config::Origins;
+use crate::config::{Origins, Proxies};
 use crate::console::{self, Consoles};
 use crate::docs::Docs;
 use crate::edge::Edge;
+use crate::edge::logins::Logins;
+use crate::edge::rate::Buckets;
 use crate::openapi;
 use crate::routes::Routes;
 
@@ -25,6 +27,12 @@ pub struct App {
     pub(crate) local: bool,
     /// Web pages of other origins that may use the API.
     pub(crate) origins: Origins,
+    /// Peers that speak for others.
+    pub(crate) proxies: Proxies,
+    /// How many requests a client may send; any number where there are none.
+    pub(crate) buckets: Option<Buckets>,
+    /// How many logins may be tried, likewise.
+    pub(crate) logins: Option<Logins>,
     initial_password: Option<InitialPassword>,
 }
 
@@ -59,6 +67,9 @@ impl App {
             tokens: Tokens::new(jwt_secret),
             local: false,
             origins: Origins::default(),
+            proxies: Proxies::default(),
+            buckets: None,
+            logins: None,
             initial_password: None,
         }
     }
@@ -75,8 +86,43 @@ impl App {
         self
     }
 
+    /// Lets web pages of these origins use the API, as `ALLOWED_ORIGINS` does; else none may.
+    ///
+    /// # Errors
+    /// [`Invalid`](limen_core::ErrorKind::Invalid) `allowed_origins`: one is no origin.
+    pub fn with_allowed_origins(self, origins: &str) -> Result<Self> {
+        let origins = Origins::parse("allowed_origins", origins)
+            .map_err(|error| Error::invalid("allowed_origins", error.to_string()))?;
+        Ok(self.with_origins(origins))
+    }
+
+    /// Believes what these peers say of their clients, as `TRUSTED_PROXIES` does; else this machine
+    /// is believed.
+    ///
+    /// # Errors
+    /// [`Invalid`](limen_core::ErrorKind::Invalid) `trusted_proxies`: one is no address and no net.
+    pub fn with_trusted_proxies(self, proxies: &str) -> Result<Self> {
+        let proxies = Proxies::parse("trusted_proxies", proxies)
+            .map_err(|error| Error::invalid("trusted_proxies", error.to_string()))?;
+        Ok(self.with_proxies(proxies))
+    }
+
+    /// Refuses clients that send more than `per_second` requests (above 0) and, after a pause,
+    /// `burst` at once (1 at least); else any number is taken.
+    #[must_use]
+    pub fn with_rate_limit(mut self, per_second: f64, burst: u32) -> Self {
+        self.buckets = Some(Buckets::new(per_second, burst));
+        self.logins = Some(Logins::new());
+        self
+    }
+
     pub(crate) fn with_origins(mut self, origins: Origins) -> Self {
         self.origins = origins;
+        self
+    }
+
+    pub(crate) fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
         self
     }
 

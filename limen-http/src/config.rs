@@ -4,7 +4,10 @@
 //! names the variable, whichever way the value came.
 
 mod installation;
+mod limits;
 mod origins;
+mod pool;
+mod proxies;
 mod retention;
 mod server;
 #[cfg(test)]
@@ -13,6 +16,7 @@ mod value;
 
 pub(crate) use self::installation::{CoreArgs, CoreConfig, HypervisorChoice, LogFormat, StoreChoice};
 pub(crate) use self::origins::Origins;
+pub(crate) use self::proxies::Proxies;
 pub(crate) use self::server::{HttpArgs, HttpConfig, LONGEST_EXPIRY_HOURS, judge_jwt_secret};
 
 /// A value that cannot be used; the sentence names the variable.

@@ -4,9 +4,14 @@
 //! |---|---|
 //! | request id | taken over or made; on the answer, in the log and in the problem document |
 //! | log | one line an answer, at the level that its status asks for |
-//! | security headers | on every answer, errors and panics included |
+//! | security headers | on every answer, errors and panics included (`edge/headers.rs`) |
+//! | pages of other origins | may read answers or not; preflights are answered (`edge/cors.rs`) |
+//! | rate limit | of the token's user, else of the address (`edge/rate.rs`) |
 //! | problem documents | what the routes refuse, in one shape |
 //! | panics | become a problem document too; the process lives |
+//!
+//! Who the client is behind a proxy of ours is told once (`edge/client.rs`), for the limit, the audit
+//! and https.
 //!
 //! Authentication is no layer: each route's extractor does it (`extract.rs`), so that no path and
 //! no header can pass it by. What is no request at all never comes here (`unparsed.rs`).
@@ -18,32 +23,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use limen_core::{Error, ErrorKind};
+use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::web::RemoteAddr;
 use poem::{Addr, Endpoint, Request, Response};
 
+use self::client::Client;
+use self::cors::Page;
+use self::rate::Sender;
 use crate::app::App;
 use crate::error::{self, Problem};
+use crate::extract;
 use crate::logging::STRANGERS;
 use crate::request_id::{self, X_REQUEST_ID};
 use crate::routes::Routes;
+use crate::unparsed::Malformed;
 
-/// The headers that the operations guide promises on every answer, but for the two that differ.
-static SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
-    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-    (header::X_XSS_PROTECTION, HeaderValue::from_static("1; mode=block")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin")),
-    (
-        HeaderName::from_static("permissions-policy"),
-        HeaderValue::from_static(
-            "accelerometer=(), camera=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=()",
-        ),
-    ),
-];
-/// Nothing that this server answers is a page, but for /docs, which brings its own.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const STRICT_TRANSPORT_SECURITY: &str = "max-age=31536000; includeSubDomains";
+mod client;
+mod cors;
+mod headers;
+pub(crate) mod logins;
+pub(crate) mod rate;
+
+/// Who watches the server asks these, and shall not be refused when many others ask for something.
+const UNLIMITED: [&str; 4] = ["/api/health", "/api/health/live", "/api/health/ready", "/api/metrics"];
+/// As much of a path as a line of the log shows.
+const SHOWN_PATH: usize = 512;
 
 /// What a route's extractor needs to know of the request's way here.
 #[derive(Debug, Clone)]
@@ -51,8 +56,8 @@ pub(crate) struct Arrival {
     pub(crate) app: Arc<App>,
     pub(crate) request_id: String,
     pub(crate) origin: Option<IpAddr>,
-    /// The client came by https, to the proxy before this server.
-    pub(crate) https: bool,
+    /// A page of another origin asks, and not one that is allowed.
+    pub(crate) foreign_page: bool,
     /// Set once the caller is known: what strangers are refused is logged with measure.
     pub(crate) known: Arc<AtomicBool>,
 }
@@ -84,35 +89,73 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         let started = Instant::now();
         let method = request.method().clone();
         let uri = request.uri().clone();
-        let origin = peer(&request);
-        let https = is_told_https(&request, origin);
+        let client = Client::of(peer(&request), request.headers(), &self.app.proxies);
         let request_id = request_id::choose(request.headers().get(&X_REQUEST_ID));
-        if method == Method::HEAD {
-            // The connection sends the headers of the answer to a GET, and leaves its body out.
-            request.set_method(Method::GET);
-        }
+        let page = Page::of(request.headers(), client.https, &self.app.origins, &request_id);
         let known = Arc::new(AtomicBool::new(false));
-        let arrival = Arrival {
-            app: Arc::clone(&self.app),
-            request_id: request_id.clone(),
-            origin,
-            https,
-            known: Arc::clone(&known),
-        };
-        request.extensions_mut().insert(arrival);
 
-        let answer = AssertUnwindSafe(self.routes.call(request)).catch_unwind().await;
-        let (mut response, problem) = match answer {
-            Ok(Ok(response)) => (response, None),
-            Ok(Err(refusal)) => refused(error::from_framework(refusal, || self.table.allowed(uri.path())), &request_id),
-            Err(payload) => refused(error::panicked(payload.as_ref()), &request_id),
+        let (mut response, problem) = if cors::is_preflight(&method, request.headers()) {
+            answer_preflight(&page, &request_id)
+        } else if let Err(problem) = self.admit(&request, uri.path(), client) {
+            refused(problem, &request_id)
+        } else {
+            if method == Method::HEAD {
+                // The connection sends the headers of the answer to a GET, and leaves its body out.
+                request.set_method(Method::GET);
+            }
+            request.extensions_mut().insert(Arrival {
+                app: Arc::clone(&self.app),
+                request_id: request_id.clone(),
+                origin: client.address,
+                foreign_page: page == Page::Refused,
+                known: Arc::clone(&known),
+            });
+            match AssertUnwindSafe(self.routes.call(request)).catch_unwind().await {
+                Ok(Ok(response)) => (response, None),
+                Ok(Err(refusal)) => {
+                    refused(error::from_framework(refusal, || self.table.allowed(uri.path())), &request_id)
+                }
+                Err(payload) => refused(error::panicked(payload.as_ref()), &request_id),
+            }
         };
 
-        add_headers(response.headers_mut(), https, uri.path(), &request_id);
+        headers::add(response.headers_mut(), client.https, uri.path(), &request_id);
+        page.add_headers(response.headers_mut());
+        if problem.as_ref().is_some_and(Problem::ends_connection) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let known = known.load(Ordering::Relaxed);
         log(&method, uri.path(), response.status(), started, &request_id, problem.as_ref(), known);
         Ok(response)
     }
+}
+
+impl<E> Edge<E> {
+    /// Refuses what is not well formed, and who sends too much.
+    fn admit(&self, request: &Request, path: &str, client: Client) -> Result<(), Problem> {
+        if let Some(malformed) = request.extensions().get::<Malformed>() {
+            return Err(malformed.problem());
+        }
+        let (Some(buckets), Some(address)) = (&self.app.buckets, client.address) else { return Ok(()) };
+        if UNLIMITED.contains(&path) {
+            return Ok(());
+        }
+        let sender = extract::user_of(&self.app, request.headers()).map_or(address.into(), Sender::User);
+        buckets.take(sender).map_err(|wait| rate::refusal("Too many requests", wait))
+    }
+}
+
+/// Answers a browser that asks what a page may send: no token goes with that question.
+fn answer_preflight(page: &Page, request_id: &str) -> (Response, Option<Problem>) {
+    if *page == Page::Refused {
+        let sentence = "Pages of this origin may not use the API; ALLOWED_ORIGINS names those that may.";
+        return refused(Problem::Core(Error::new(ErrorKind::Forbidden, sentence)), request_id);
+    }
+    let mut response = Response::builder().status(StatusCode::NO_CONTENT).finish();
+    if matches!(page, Page::Allowed(_)) {
+        cors::permit(response.headers_mut());
+    }
+    (response, None)
 }
 
 fn refused(problem: Problem, request_id: &str) -> (Response, Option<Problem>) {
@@ -126,41 +169,19 @@ fn peer(request: &Request) -> Option<IpAddr> {
     }
 }
 
-/// A proxy on this machine is believed when it says that the client came by https.
-fn is_told_https(request: &Request, origin: Option<IpAddr>) -> bool {
-    request.headers().get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
-        && origin.is_some_and(|ip| ip.is_loopback())
-}
-
 /// All headers of an answer to what was no request.
 pub(crate) fn headers_of_refusal(problem: &Problem, request_id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     problem.add_headers(&mut headers);
-    add_headers(&mut headers, false, "/api", request_id);
+    // It was not read whether anything said https.
+    headers::add(&mut headers, false, "/api", request_id);
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
     headers
 }
 
-fn add_headers(headers: &mut HeaderMap, https: bool, path: &str, request_id: &str) {
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(&X_REQUEST_ID, value);
-    }
-    for (name, value) in &SECURITY_HEADERS {
-        headers.insert(name, value.clone());
-    }
-    if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
-    }
-    if https {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT_TRANSPORT_SECURITY));
-    }
-    if path.starts_with("/api") {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-}
-
-/// Logs an answer once: server errors with their cause, client errors, and changes. What was only
-/// read is told at `debug`, so that a busy list costs no line. Refusals of callers who are not
-/// `known` are told with measure: a flood of them must not fill the log.
+/// Logs an answer once, at the level of its status: 5xx with their cause at `error`, 4xx but for 404
+/// at `warn`, all others at `info`. Refusals of callers who are not `known` are told with measure: a
+/// flood of them must not fill the log.
 fn log(
     method: &Method,
     path: &str,
@@ -170,6 +191,7 @@ fn log(
     problem: Option<&Problem>,
     known: bool,
 ) {
+    let path = path.get(..SHOWN_PATH).unwrap_or(path);
     macro_rules! line {
         ($level:ident, $($extra:tt)*) => {
             tracing::$level!(
@@ -186,16 +208,17 @@ fn log(
         let facts: Vec<String> =
             error.map(|error| error.facts().map(|(key, value)| format!("{key}={value}")).collect()).unwrap_or_default();
         line!(error, code, cause, facts = facts.join(" "), "request failed");
-    } else if status.is_client_error() && status != StatusCode::NOT_FOUND {
+    } else if status.is_client_error() {
         let field = problem.and_then(Problem::core).and_then(limen_core::Error::field).unwrap_or_default();
-        match if known { Some(0) } else { STRANGERS.admit() } {
+        let suppressed = if known { Some(0) } else { STRANGERS.admit() };
+        match suppressed {
+            Some(0) if status == StatusCode::NOT_FOUND => line!(info, code, "request"),
+            Some(suppressed) if status == StatusCode::NOT_FOUND => line!(info, code, suppressed, "request"),
             Some(0) => line!(warn, code, field, "request refused"),
             Some(suppressed) => line!(warn, code, field, suppressed, "request refused"),
             None => {}
         }
-    } else if method != Method::GET && method != Method::HEAD {
-        line!(info, code, "request");
     } else {
-        line!(debug, code, "request");
+        line!(info, code, "request");
     }
 }

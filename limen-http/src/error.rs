@@ -32,7 +32,8 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::Conflict
         | ErrorKind::Busy
         | ErrorKind::QuotaExceeded
-        | ErrorKind::Cancelled => StatusCode::CONFLICT,
+        | ErrorKind::Cancelled
+        | ErrorKind::Abandoned => StatusCode::CONFLICT,
         ErrorKind::Gone => StatusCode::GONE,
         ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -66,6 +67,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::NoSpace => "No space left",
         ErrorKind::Interrupted => "The outcome is unknown",
         ErrorKind::Cancelled => "Cancelled",
+        ErrorKind::Abandoned => "Given up by hand",
         _ => "Internal error",
     }
 }
@@ -79,8 +81,11 @@ pub(crate) enum Problem {
     MethodNotAllowed(String),
     /// The body is not JSON by its `Content-Type`.
     UnsupportedMediaType,
-    /// The HTTP library could not read it as a request, and answers this status.
+    /// The HTTP library could not read it as a request, and answers this status; or it did not come
+    /// in time.
     Unparsed(StatusCode),
+    /// What follows on its connection need not be what it seems.
+    Malformed(Error),
     /// An operation that the caller waited for did not succeed.
     Operation(OperationId, OperationError),
 }
@@ -94,13 +99,14 @@ impl From<Error> for Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Problem::Core(error) => error.fmt(f),
+            Problem::Core(error) | Problem::Malformed(error) => error.fmt(f),
             Problem::MethodNotAllowed(allow) => write!(f, "This path answers {allow} only."),
             Problem::UnsupportedMediaType => f.write_str("The body must be JSON: Content-Type application/json."),
             Problem::Unparsed(StatusCode::URI_TOO_LONG) => f.write_str("The path and query are too long."),
             Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 f.write_str("The headers are too large, or too many.")
             }
+            Problem::Unparsed(StatusCode::REQUEST_TIMEOUT) => f.write_str("The request did not come in time."),
             Problem::Unparsed(_) => f.write_str("This is not an HTTP request that LIMEN reads."),
             Problem::Operation(_, error) => f.write_str(&error.detail),
         }
@@ -139,7 +145,7 @@ impl Problem {
     /// The status that the client gets.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Problem::Core(error) => status(error.kind()),
+            Problem::Core(error) | Problem::Malformed(error) => status(error.kind()),
             Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Unparsed(status) => *status,
@@ -150,19 +156,26 @@ impl Problem {
     /// The library's error inside, for the log.
     pub(crate) fn core(&self) -> Option<&Error> {
         match self {
-            Problem::Core(error) => Some(error),
+            Problem::Core(error) | Problem::Malformed(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether the connection ends with it: what follows, or has not come yet, is not read.
+    pub(crate) fn ends_connection(&self) -> bool {
+        let unread = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+        matches!(self, Problem::Malformed(_)) || unread.contains(&self.status())
     }
 
     /// The `code` of the document.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Problem::Core(error) => error.kind().code(),
+            Problem::Core(error) | Problem::Malformed(error) => error.kind().code(),
             Problem::MethodNotAllowed(_) => "method_not_allowed",
             Problem::UnsupportedMediaType => "unsupported_media_type",
             Problem::Unparsed(StatusCode::URI_TOO_LONG) => "uri_too_long",
             Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => "headers_too_large",
+            Problem::Unparsed(StatusCode::REQUEST_TIMEOUT) => "request_timeout",
             Problem::Unparsed(_) => ErrorKind::Invalid.code(),
             Problem::Operation(_, error) => error.code.code(),
         }
@@ -171,11 +184,12 @@ impl Problem {
     /// The problem document.
     pub(crate) fn document(&self, request_id: &str) -> String {
         let title = match self {
-            Problem::Core(error) => title(error.kind()),
+            Problem::Core(error) | Problem::Malformed(error) => title(error.kind()),
             Problem::MethodNotAllowed(_) => "Method not allowed",
             Problem::UnsupportedMediaType => "The body is not JSON",
             Problem::Unparsed(StatusCode::URI_TOO_LONG) => "Address too long",
             Problem::Unparsed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => "Headers too large",
+            Problem::Unparsed(StatusCode::REQUEST_TIMEOUT) => "Too slow",
             Problem::Unparsed(_) => title(ErrorKind::Invalid),
             Problem::Operation(_, error) => title(error.code),
         };
@@ -187,7 +201,9 @@ impl Problem {
         members.insert("code".to_owned(), json!(self.code()));
         members.insert("request_id".to_owned(), json!(request_id));
         let (field, quota, operation) = match self {
-            Problem::Core(error) => (error.field().map(str::to_owned), error.quota().cloned(), error.operation_id()),
+            Problem::Core(error) | Problem::Malformed(error) => {
+                (error.field().map(str::to_owned), error.quota().cloned(), error.operation_id())
+            }
             Problem::Operation(id, error) => (error.field.clone(), error.quota.clone(), Some(*id)),
             _ => (None, None, None),
         };
@@ -281,6 +297,9 @@ pub(crate) fn too_large() -> Problem {
 pub(crate) fn unreadable(error: &ReadBodyError) -> Problem {
     match error {
         ReadBodyError::PayloadTooLarge => too_large(),
+        ReadBodyError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Problem::Unparsed(StatusCode::REQUEST_TIMEOUT)
+        }
         _ => Problem::Core(Error::new(ErrorKind::Invalid, "The body could not be read to its end.")),
     }
 }

@@ -5,21 +5,27 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use limen_core::model::{EventNumber, Operation, PageRequest};
+use limen_core::model::{EventNumber, Operation, SessionRecord, UserId};
 use limen_core::{Actor, Context, Error, ErrorKind, Limen, Secret};
 use poem::http::{HeaderMap, Method, header};
 use poem::{Request, RequestBody};
-use poem_openapi::registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchemaRef, MetaSecurityScheme, Registry};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSecurityScheme, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, types};
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 
+pub(crate) use self::conditions::Conditions;
+pub(crate) use self::query::{Plain, Query, page, parse_query};
 use crate::answer::{Accepted, X_LIMEN_EVENT};
 use crate::app::App;
 use crate::auth;
-use crate::dto::{Described, NoQuery, PageQuery};
+use crate::dto::Described;
 use crate::edge::Arrival;
+use crate::edge::rate::{self, Sender};
 use crate::error::{self, Problem, Result};
+use crate::line::Line;
+
+mod conditions;
+mod query;
 
 /// The most that a JSON body may have.
 const BODY_LIMIT: usize = 1 << 20;
@@ -50,6 +56,7 @@ pub(crate) struct Caller {
 pub(crate) struct Starter {
     caller: Caller,
     wait: Option<Duration>,
+    line: Line,
 }
 
 impl Anybody {
@@ -59,6 +66,22 @@ impl Anybody {
 
     pub(crate) fn limen(&self) -> &Limen {
         &self.arrival.app.limen
+    }
+
+    /// Exchanges name and password for a session, where there were not too many tries before.
+    pub(crate) async fn login(&self, username: &str, password: &Secret) -> Result<SessionRecord> {
+        let from = self.arrival.origin.map(Sender::from);
+        let limit = self.app().logins.as_ref().zip(from);
+        if let Some((logins, from)) = &limit {
+            logins.admit(username, *from).map_err(|wait| rate::refusal("Too many logins", wait))?;
+        }
+        let login = self.limen().login(self, username, password).await;
+        if let Some((logins, from)) = limit
+            && !login.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unauthenticated)
+        {
+            logins.forgive(username, from);
+        }
+        Ok(login?.1)
     }
 }
 
@@ -118,7 +141,12 @@ impl Starter {
     pub(crate) async fn answer(&self, operation: Operation) -> Result<Accepted> {
         let operation = match self.wait {
             Some(wait) if !operation.state.is_finished() => {
-                self.limen().wait_operation(self, operation.id, wait).await?
+                let mut line = self.line.clone();
+                tokio::select! {
+                    ended = self.limen().wait_operation(self, operation.id, wait) => ended?,
+                    // The answer of a server that stops is the operation as it is: it goes on later.
+                    () = line.stopping() => self.limen().get_operation(self, operation.id).await?,
+                }
             }
             _ => operation,
         };
@@ -147,7 +175,7 @@ fn context(actor: Actor, request_id: &str, origin: Option<IpAddr>) -> Context {
 }
 
 /// Who the request's token is of, as they are once this server shows the event that the request
-/// names: a session that another server has just made among it.
+/// names.
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     if app.local {
         return Ok(Actor::Local);
@@ -155,16 +183,26 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Actor> {
     let bearer = auth::bearer(headers).inspect_err(|_| app.limen.count_unknown())?;
     if Limen::is_token(bearer) {
         await_event(app, headers).await?;
-        return Ok(app.limen.authenticate_token(&Secret::new(bearer))?);
+        return Ok(app.limen.authenticate_token(&Secret::new(bearer)).await?);
     }
     let (session, user) = app.tokens.verify(bearer).inspect_err(|_| app.limen.count_unknown())?;
     await_event(app, headers).await?;
-    let actor = app.limen.authenticate(session)?;
+    let actor = app.limen.authenticate(session).await?;
     if actor.user_id() == Some(user) {
         return Ok(actor);
     }
     app.limen.count_unknown();
     Err(auth::refused())
+}
+
+/// The user that a request's token is of, where it is good now. Lets nobody in: it tells clients apart.
+pub(crate) fn user_of(app: &App, headers: &HeaderMap) -> Option<UserId> {
+    let bearer = auth::bearer(headers).ok()?;
+    if Limen::is_token(bearer) {
+        return app.limen.user_of_token(&Secret::new(bearer));
+    }
+    let (session, user) = app.tokens.verify(bearer).ok()?;
+    app.limen.user_of_session(session).filter(|of| *of == user)
 }
 
 /// A request that brings an event number is answered once this server shows that event.
@@ -315,7 +353,8 @@ impl<'a> ApiExtractor<'a> for Starter {
         } else {
             refuse_idempotency_key(request.headers())?;
         }
-        Ok(Self { caller, wait: preferred_wait(request.headers()) })
+        let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
+        Ok(Self { caller, wait: preferred_wait(request.headers()), line })
     }
 }
 
@@ -431,165 +470,4 @@ fn bad_field(path: String, sentence: &str) -> Problem {
     }
     detail.push('.');
     Problem::invalid(field, detail)
-}
-
-/// The query, read by serde alone: unknown and repeated parameters are refused.
-#[derive(Debug)]
-pub(crate) struct Query<T>(pub(crate) T);
-
-impl<'a, T: types::Type + DeserializeOwned + Default + Send> ApiExtractor<'a> for Query<T> {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Query)
-    }
-
-    /// The document lists the fields of this object as parameters of their own (`openapi.rs`).
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(T::schema_ref())
-    }
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        Ok(Self(parse_query(request.uri().query())?))
-    }
-}
-
-pub(crate) fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
-    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(T::default()) };
-    // The path is asked for only when there is something to name.
-    if let Ok(value) = T::deserialize(serde_urlencoded::Deserializer::new(form_pairs(query))) {
-        return Ok(value);
-    }
-    let reader = serde_urlencoded::Deserializer::new(form_pairs(query));
-    serde_path_to_error::deserialize(reader)
-        .map_err(|error| bad_field(error.path().to_string().replace('.', ""), &error.inner().to_string()))
-}
-
-fn form_pairs(query: &str) -> form_urlencoded::Parse<'_> {
-    form_urlencoded::parse(query.as_bytes())
-}
-
-/// No parameters: for routes that know none.
-pub(crate) type Plain = Query<NoQuery>;
-
-/// The part of a list that the parameters ask for.
-pub(crate) fn page(limit: Option<u32>, cursor: Option<Uuid>) -> Result<PageRequest> {
-    let page = PageRequest::first(limit.unwrap_or(100))?;
-    Ok(match cursor {
-        Some(cursor) => page.with_cursor(&cursor.to_string())?,
-        None => page,
-    })
-}
-
-impl PageQuery {
-    pub(crate) fn request(&self) -> Result<PageRequest> {
-        page(self.limit, self.cursor)
-    }
-}
-
-/// An `If-Match` or `If-None-Match` header.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Tags {
-    /// `*`
-    Any,
-    /// The tags, without their quotes; weak ones are marked.
-    Listed(Vec<(bool, String)>),
-}
-
-impl Tags {
-    fn parse(headers: &HeaderMap, name: &'static str) -> Result<Option<Self>> {
-        let malformed = || Problem::invalid(name, "It must hold entity tags in double quotes, or *.");
-        let mut listed = Vec::new();
-        for value in headers.get_all(name) {
-            let text = value.to_str().map_err(|_| malformed())?.trim();
-            if text == "*" {
-                return Ok(Some(Tags::Any));
-            }
-            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-                let (weak, quoted) = part.strip_prefix("W/").map_or((false, part), |rest| (true, rest));
-                let tag = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-                listed.push((weak, tag.ok_or_else(malformed)?.to_owned()));
-            }
-        }
-        Ok(if listed.is_empty() { None } else { Some(Tags::Listed(listed)) })
-    }
-
-    /// Whether the tag `"<version>.<revision>"` is among them, whole; weak ones count.
-    pub(crate) fn hold(&self, tag: &str) -> bool {
-        match self {
-            Tags::Any => true,
-            Tags::Listed(listed) => listed.iter().any(|(_, listed)| listed == tag),
-        }
-    }
-}
-
-/// The conditions of a request.
-#[derive(Debug)]
-pub(crate) struct Conditions {
-    /// `If-Match`
-    if_match: Option<Tags>,
-    /// `If-None-Match`
-    pub(crate) if_none_match: Option<Tags>,
-}
-
-impl Conditions {
-    /// Whether `If-Match` holds more than one tag.
-    pub(crate) fn names_several(&self) -> bool {
-        matches!(&self.if_match, Some(Tags::Listed(listed)) if listed.len() > 1)
-    }
-
-    /// The record version that `If-Match` asks for: what stands before the dot. Of several it is
-    /// the `current` one.
-    pub(crate) fn expected_version(&self, current: Option<i64>) -> Result<Option<i64>> {
-        let Some(Tags::Listed(listed)) = &self.if_match else { return Ok(None) };
-        let mut versions = listed
-            .iter()
-            .filter(|(weak, _)| !weak)
-            .filter_map(|(_, tag)| tag.split('.').next()?.parse::<i64>().ok())
-            .filter(|version| current.is_none_or(|current| *version == current));
-        match versions.next() {
-            Some(version) => Ok(Some(version)),
-            None => {
-                Err(Problem::Core(Error::new(ErrorKind::PreconditionFailed, "The object changed since it was read.")))
-            }
-        }
-    }
-}
-
-impl<'a> ApiExtractor<'a> for Conditions {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::PoemExtractor];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        let headers = request.headers();
-        Ok(Self { if_match: Tags::parse(headers, "if-match")?, if_none_match: Tags::parse(headers, "if-none-match")? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entity_tags_are_read_as_lists() {
-        let parse = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("if-match", text.parse().expect("a value"));
-            Tags::parse(&headers, "if-match")
-        };
-        let listed = |tags: &[(bool, &str)]| {
-            Some(Tags::Listed(tags.iter().map(|(weak, tag)| (*weak, (*tag).to_owned())).collect()))
-        };
-        assert_eq!(parse("").ok(), Some(None), "no tags are no condition");
-        assert_eq!(parse("*").ok(), Some(Some(Tags::Any)));
-        assert_eq!(parse("\"1.2\", W/\"3.4\" ,").ok(), Some(listed(&[(false, "1.2"), (true, "3.4")])));
-        assert!(parse("1.2").is_err() && parse("W/").is_err());
-    }
 }

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::upgrade::OnUpgrade;
 use poem::{Request, RequestBody};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::pace::{Lent, Pace};
 use crate::server;
 
 /// One connection. Cheap to clone; without a server around it nothing ever stops.
@@ -22,12 +22,13 @@ pub(crate) struct Line {
     _alive: Option<mpsc::Sender<Infallible>>,
     cut: Arc<Notify>,
     upgrade: Arc<Mutex<Option<Upgrade>>>,
+    pace: Pace,
 }
 
 impl Line {
     /// `stopping` turns true when the server stops; `alive` is dropped when the line is.
-    pub(crate) fn new(stopping: watch::Receiver<bool>, alive: mpsc::Sender<Infallible>) -> Self {
-        Self { stopping: Some(stopping), _alive: Some(alive), ..Self::default() }
+    pub(crate) fn new(stopping: watch::Receiver<bool>, alive: mpsc::Sender<Infallible>, pace: Pace) -> Self {
+        Self { stopping: Some(stopping), _alive: Some(alive), pace, ..Self::default() }
     }
 
     /// The line of one request, which may take the connection for itself.
@@ -38,6 +39,12 @@ impl Line {
     /// The connection itself, for what comes after the answer: once, and where the request asked.
     pub(crate) fn take_upgrade(&self) -> Option<Upgrade> {
         self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Exempts the request at hand from the limits on slow peers: whoever answers it has limits of
+    /// its own.
+    pub(crate) fn lasts(&self) {
+        self.pace.lasts();
     }
 
     /// Returns when the server stops.
@@ -69,7 +76,7 @@ impl Upgrade {
     ///
     /// # Errors
     /// The client went away before, or sent something before the answer.
-    pub(crate) async fn stream(self) -> io::Result<TcpStream> {
+    pub(crate) async fn stream(self) -> io::Result<Lent> {
         let upgraded = self.0.await.map_err(io::Error::other)?;
         let parts =
             upgraded.downcast::<server::Wire>().map_err(|_| io::Error::other("a connection of another kind"))?;

@@ -2,6 +2,9 @@
 //!
 //! Only LIMEN's own events are written: what libraries log at `debug` and `trace` (queries,
 //! headers) may hold secrets.
+//!
+//! Under systemd each line begins with its priority (`<3>` for an error), which the journal takes off
+//! and files it under: `journalctl -p err` shows the errors.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +35,7 @@ struct Passed {
 }
 
 impl Measure {
-    const fn new(most: u32) -> Self {
+    pub(crate) const fn new(most: u32) -> Self {
         Self { most, state: Mutex::new(Passed { since: None, lines: 0, suppressed: 0 }) }
     }
 
@@ -61,7 +64,8 @@ pub(crate) fn install(level: LevelFilter, format: LogFormat) {
     let ours =
         Targets::new().with_target("limen", level).with_target("limen_core", level).with_target("limen_http", level);
     let registry = tracing_subscriber::registry().with(ours);
-    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(EscapedStderr);
+    let writer = EscapedStderr { priority: is_journal().then_some(INFO) };
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let installed = match format {
         LogFormat::Text => registry.with(layer.with_target(false)).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
@@ -72,7 +76,28 @@ pub(crate) fn install(level: LevelFilter, format: LogFormat) {
 /// Standard error, with every control character inside an event escaped: a newline in a client's
 /// input must not look like another event, an escape sequence must not reach a terminal.
 #[derive(Debug, Clone, Copy)]
-struct EscapedStderr;
+struct EscapedStderr {
+    /// Syslog's number of the event's level, where somebody reads it.
+    priority: Option<u8>,
+}
+
+const INFO: u8 = 6;
+
+fn priority(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 3,
+        tracing::Level::WARN => 4,
+        tracing::Level::INFO => INFO,
+        _ => 7,
+    }
+}
+
+/// Whether standard error goes to the journal itself: systemd names the device and inode of the
+/// stream that it gave, which may have been redirected since.
+fn is_journal() -> bool {
+    let Ok(stderr) = rustix::fs::fstat(io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
 
 impl MakeWriter<'_> for EscapedStderr {
     type Writer = Self;
@@ -80,17 +105,39 @@ impl MakeWriter<'_> for EscapedStderr {
     fn make_writer(&self) -> Self {
         *self
     }
+
+    fn make_writer_for(&self, event: &tracing::Metadata<'_>) -> Self {
+        Self { priority: self.priority.map(|_| priority(*event.level())) }
+    }
 }
 
 impl Write for EscapedStderr {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        io::stderr().lock().write_all(&escape(event))?;
+        let line = escape(event);
+        match self.priority {
+            None => io::stderr().lock().write_all(&line)?,
+            Some(priority) => {
+                let prefix = format!("<{priority}>");
+                io::stderr().lock().write_all(&[prefix.as_bytes(), &*line].concat())?;
+            }
+        }
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
     }
+}
+
+/// Tells of panics as one event, like all else: what they lead to is logged where it is met.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(target: "limen", at, text, "a task panicked");
+    }));
 }
 
 /// The subscriber hands over one whole event per call, ended by a newline.

@@ -233,17 +233,22 @@ fn add_problems(path: &str, method: &str, operation: &mut Value) {
             "410",
             "`gone`: the log does not reach back to this event, or ends before it; `oldest` is the first that it has",
         );
-        add("429", "`rate_limited`: this user has too many streams open");
     }
+    let limited = if traits.is_stream {
+        "`rate_limited`: too many requests, or this user has too many streams open; wait as long as `Retry-After` says"
+    } else if path == "/api/auth/login" {
+        "`rate_limited`: too many requests, or too many logins; wait as long as `Retry-After` says"
+    } else {
+        "`rate_limited`: too many requests; wait as long as `Retry-After` says"
+    };
+    add("429", limited);
     if traits.is_vm && changes {
         add("412", "`precondition_failed`: the record changed since it was read");
     }
     if traits.has_body {
+        add("408", "`request_timeout`: the body did not come in time");
         add("413", "`too_large`: the body is larger than 1 MiB");
         add("415", "`unsupported_media_type`: the body is not `application/json`");
-    }
-    if path == "/api/auth/login" {
-        add("429", "`rate_limited`: too many logins at once");
     }
     if traits.starts_operation {
         add("501", "`unsupported`: the host cannot do it");

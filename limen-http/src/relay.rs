@@ -20,11 +20,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use limen_core::service::{Console, ConsoleEnd};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_websockets::{CloseCode, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
 use crate::line::Line;
+use crate::pace::Lent;
 
 /// The most that is read of the guest at once, and the longest message.
 const PIECE: usize = 64 << 10;
@@ -55,7 +55,7 @@ enum Over {
 
 /// One console and its client.
 pub(crate) struct Relay {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Lent>,
     console: Console,
     line: Line,
     /// Room for what is read of the guest.
@@ -72,7 +72,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// A relay over `stream`, which has been upgraded.
-    pub(crate) fn new(stream: TcpStream, console: Console, line: Line) -> Self {
+    pub(crate) fn new(stream: Lent, console: Console, line: Line) -> Self {
         let limits = Limits::default().max_payload_len(Some(LONGEST_MESSAGE));
         Self {
             socket: ServerBuilder::new().limits(limits).serve(stream),

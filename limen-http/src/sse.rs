@@ -44,6 +44,7 @@ pub(crate) struct EventStream {
 impl EventStream {
     /// Sends `events` down `line` until either ends.
     pub(crate) fn new(events: Events, line: Line, request_id: &str) -> Self {
+        line.lasts();
         let (sender, chunks) = mpsc::channel(ON_THE_WAY);
         let position = events.position();
         let teller = Teller { events, line, chunks: sender, request_id: request_id.to_owned() };

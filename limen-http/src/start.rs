@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::Hypervisor;
@@ -12,11 +13,12 @@ use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::LocalMetrics;
 use limen_core::service::{AdminSeed, HostConfig};
+use limen_core::store::Store;
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
-use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, ErrorKind, Limen, LimenBuilder, Result, Secret};
 use rustix::fs::FlockOperation;
+use sha2::{Digest as _, Sha256};
 
 use crate::app::InitialPassword;
 use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
@@ -26,6 +28,13 @@ const HOST: &str = "local";
 const INITIAL_PASSWORD: &str = "initial-admin-password";
 const JWT_SECRET: &str = "jwt-secret";
 const LOCK: &str = "lock";
+
+/// How long a server that starts waits for its Store.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it says so.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long it rests before it tries again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes the data directory: others may pass through it (QEMU does, to the volumes), not look.
 pub(crate) fn make_data_dir(config: &CoreConfig) -> Result<()> {
@@ -52,8 +61,9 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct DataDirLock {
     _file: File,
-    /// The process that holds this lock, among all that share a Store: a successor of the same
-    /// name knows that its predecessor is dead. Another boot or another file is another name.
+    /// The process that holds this lock, among all that share a Store: the machine's name, for
+    /// people, and digits that are the same for this boot and this file alone. So a successor of
+    /// the same name knows that its predecessor is dead.
     pub(crate) holder: String,
 }
 
@@ -62,21 +72,58 @@ pub(crate) fn lock_data_dir(config: &CoreConfig) -> Option<DataDirLock> {
     let path = config.data_dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let kernel = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok();
+    let boot = kernel("random/boot_id")?;
     let inode = file.metadata().ok()?;
-    let holder = format!("{}/{:x}-{:x}", boot.trim_end(), inode.dev(), inode.ino());
+    let digest = Sha256::digest(format!("{}/{:x}-{:x}", boot.trim_end(), inode.dev(), inode.ino()));
+    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let holder = format!("{}/{digits}", kernel("hostname")?.trim_end());
     Some(DataDirLock { _file: file, holder })
 }
 
 /// Opens the Store.
 pub(crate) async fn open_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
-    let settings = PoolSettings::default();
     let named = |error| name("DATABASE_URL", error);
     Ok(match &config.store {
         StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
-        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &settings).await.map_err(named)?),
-        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &settings).await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open(path, &config.pool).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect(url, &config.pool).await.map_err(named)?),
     })
+}
+
+/// Opens the Store to be read: nothing is made, and no schema is changed.
+pub(crate) async fn open_store_read_only(config: &CoreConfig) -> Result<Arc<dyn Store>> {
+    let settings = &config.pool;
+    let named = |error| name("DATABASE_URL", error);
+    Ok(match &config.store {
+        StoreChoice::Sqlite(path) if path == ":memory:" => Arc::new(SqliteStore::in_memory().await.map_err(named)?),
+        StoreChoice::Sqlite(path) => Arc::new(SqliteStore::open_read_only(path, settings).await.map_err(named)?),
+        StoreChoice::Postgres(url) => Arc::new(PostgresStore::connect_read_only(url, settings).await.map_err(named)?),
+    })
+}
+
+/// Opens the Store of a server: a PostgreSQL that is away, as when both start with the machine, is
+/// waited for, for a minute at most. What waiting cannot mend is told at once.
+pub(crate) async fn await_store(config: &CoreConfig) -> Result<Arc<dyn Store>> {
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
+    loop {
+        let error = match open_store(config).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            done => return done,
+        };
+        let waited = begun.elapsed();
+        if waited >= STORE_PATIENCE || !matches!(config.store, StoreChoice::Postgres(_)) {
+            return Err(error);
+        }
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            let left = (STORE_PATIENCE - waited).as_secs();
+            let cause = error.causes();
+            tracing::warn!(target: "limen", %error, cause, "the store is waited for, for {left} s at most");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Puts the variable before what is said about its value.

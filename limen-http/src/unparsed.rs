@@ -19,12 +19,12 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use limen_core::{Error, ErrorKind};
-use poem::Response;
-use poem::http::{HeaderValue, StatusCode, Version, header};
+use poem::http::{StatusCode, Version, header};
 
 use crate::edge;
 use crate::error::Problem;
 use crate::logging::STRANGERS;
+use crate::pace::Pace;
 use crate::request_id;
 
 /// A connection on which every error has a problem document.
@@ -50,7 +50,7 @@ impl<S> Documented<S> {
     }
 
     fn bare_refusal(&self, head: &[u8]) -> Option<StatusCode> {
-        if self.cut || self.answers.0.load(Ordering::Acquire) > 0 { None } else { bare_refusal(head) }
+        if self.cut || self.answers.on_the_way.load(Ordering::Acquire) > 0 { None } else { bare_refusal(head) }
     }
 
     fn note(&mut self, given: usize, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -63,7 +63,10 @@ impl<S> Documented<S> {
 
 /// How many answers of one connection have a body on its way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answers(Arc<AtomicUsize>);
+pub(crate) struct Answers {
+    on_the_way: Arc<AtomicUsize>,
+    pace: Pace,
+}
 
 /// The body of an answer, counted until hyper has taken all of it.
 #[derive(Debug)]
@@ -73,15 +76,21 @@ pub(crate) struct Answered<B> {
 }
 
 impl Answers {
+    /// `pace` is told when one is out.
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { on_the_way: Arc::default(), pace }
+    }
+
     pub(crate) fn count<B>(&self, body: B) -> Answered<B> {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.on_the_way.fetch_add(1, Ordering::AcqRel);
         Answered { body, answers: self.clone() }
     }
 }
 
 impl<B> Drop for Answered<B> {
     fn drop(&mut self) {
-        self.answers.0.fetch_sub(1, Ordering::AcqRel);
+        self.answers.on_the_way.fetch_sub(1, Ordering::AcqRel);
+        self.answers.pace.ends();
     }
 }
 
@@ -159,30 +168,38 @@ impl<S: Write + Unpin> Write for Documented<S> {
     }
 }
 
-/// Refuses what hyper lets pass and RFC 9112 does not: a request of HTTP/1.1 without exactly one
-/// `Host` (3.2), and a transfer coding that nobody here takes off (6.1).
-pub(crate) fn refuse<B>(request: &hyper::Request<B>) -> Option<Response> {
-    let headers = request.headers();
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let one_host = hosts.next().is_some_and(|host| !host.is_empty()) && hosts.next().is_none();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let problem = if request.version() == Version::HTTP_11 && !one_host {
-        Problem::invalid("host", "A request needs exactly one Host header.")
-    } else if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        Problem::Core(Error::new(ErrorKind::Unsupported, "No transfer coding but chunked is read."))
-    } else {
-        return None;
-    };
-    let id = request_id::choose(headers.get(&request_id::X_REQUEST_ID));
-    let status = problem.status().as_u16();
-    if let Some(suppressed) = STRANGERS.admit() {
-        tracing::warn!(target: "limen", request_id = id, status, code = problem.code(), suppressed, "request refused");
+/// What hyper lets pass and RFC 9112 does not. The edge refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// A request of HTTP/1.1 without exactly one `Host` (3.2).
+    Host,
+    /// A transfer coding that nobody here takes off (6.1).
+    TransferCoding,
+}
+
+impl Malformed {
+    pub(crate) fn find<B>(request: &hyper::Request<B>) -> Option<Self> {
+        let headers = request.headers();
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let one_host = hosts.next().is_some_and(|host| !host.is_empty()) && hosts.next().is_none();
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if request.version() == Version::HTTP_11 && !one_host {
+            Some(Malformed::Host)
+        } else if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            Some(Malformed::TransferCoding)
+        } else {
+            None
+        }
     }
-    let mut response = problem.render(&id);
-    response.headers_mut().extend(edge::headers_of_refusal(&problem, &id));
-    // What follows on this connection need not be what it seems.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Some(response)
+
+    pub(crate) fn problem(self) -> Problem {
+        match self {
+            Malformed::Host => Problem::Malformed(Error::invalid("host", "A request needs exactly one Host header.")),
+            Malformed::TransferCoding => {
+                Problem::Malformed(Error::new(ErrorKind::Unsupported, "No transfer coding but chunked is read."))
+            }
+        }
+    }
 }
 
 /// The status of an answer that is hyper's own refusal.
@@ -193,7 +210,8 @@ fn bare_refusal(head: &[u8]) -> Option<StatusCode> {
     if ours { None } else { StatusCode::from_bytes(status).ok() }
 }
 
-fn document(status: StatusCode) -> Bytes {
+/// The whole answer to what is no request, the last one of its connection.
+pub(crate) fn document(status: StatusCode) -> Bytes {
     let id = request_id::choose(None);
     let problem = Problem::Unparsed(status);
     if let Some(suppressed) = STRANGERS.admit() {

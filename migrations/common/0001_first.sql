@@ -17,6 +17,13 @@ CREATE TABLE event_counter (
 );
 INSERT INTO event_counter (one, value) VALUES (1, 0);
 
+-- One row for each time that this Store was found to be older than a host knew it; never removed.
+CREATE TABLE restores (
+    epoch BIGINT PRIMARY KEY,
+    noticed_at BIGINT NOT NULL,
+    document TEXT NOT NULL
+);
+
 CREATE TABLE owners (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -200,9 +207,13 @@ CREATE TABLE volumes (
     vm_id TEXT,
     image_id TEXT REFERENCES images (id) ON DELETE CASCADE,
     format TEXT NOT NULL,
+    capacity_bytes BIGINT NOT NULL,
+    filled BIGINT NOT NULL,
+    -- The log's last number when the row was last written: tells what a host cannot have told of yet.
+    event BIGINT NOT NULL,
     document TEXT NOT NULL
 );
-CREATE INDEX volumes_host ON volumes (host_id);
+CREATE INDEX volumes_host ON volumes (host_id, filled, event);
 CREATE INDEX volumes_image ON volumes (image_id);
 
 -- Which operation inserted a volume's row; kept after the row, for as long as the operation is.

@@ -106,3 +106,20 @@ async fn a_server_that_stops_says_so_and_records_the_ends() {
     };
     assert_eq!(ends.iter().filter(stopped).count(), 2, "{ends:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_time_of_requests_ends_a_console() {
+    let mut options = Server::options().env("HYPERVISOR_URI", "sim:///?vms=0");
+    for name in ["READ_TIMEOUT", "WRITE_TIMEOUT", "IDLE_TIMEOUT"] {
+        options = options.env(name, "1s");
+    }
+    let server = options.start();
+    let admin = server.admin().await;
+    let vm = running(&admin, "one").await;
+    let mut serial = open(&server, &admin, &vm, "serial").await;
+    for word in ["one", "another"] {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        serial.send(word).await;
+        serial.until(word).await;
+    }
+}

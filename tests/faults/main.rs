@@ -3,6 +3,9 @@
 mod campaign;
 mod check;
 mod daemons;
+mod database;
+mod host;
+mod server;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -163,7 +163,15 @@ impl House {
         };
         let id = operation.id;
         let plan = serde_json::json!({});
-        let journal = Journal { kind_version: 1, plan, steps: Vec::new(), waiting: false, moved_at: None };
+        let journal = Journal {
+            kind_version: 1,
+            plan,
+            steps: Vec::new(),
+            waiting: false,
+            moved_at: None,
+            held: None,
+            resumed: false,
+        };
         let row = Box::new(OperationRow { operation, journal });
         let operation = Some(OperationWrite::Insert { row, locks, preempt: false });
         self.world.store.commit(Change { operation, ..Change::default() }).await.expect("written");
@@ -336,6 +344,10 @@ pub(crate) async fn a_check_finds_files_of_no_image(on: Db) {
             (Kind::UploadAbandoned, format!("file:{}", received[1])),
         ],
     );
+    std::fs::rename(dir, dir.with_extension("aside")).expect("renamed");
+    std::fs::write(dir, "no directory").expect("written");
+    same(&findings(&house.looker).await, &[(Kind::ImagesUnreadable, "directory:images".to_owned())]);
+    std::fs::remove_file(dir).expect("removed");
 }
 
 pub(crate) async fn a_check_finds_operations_that_stand_still(on: Db) {

@@ -45,7 +45,7 @@ pub(crate) async fn consoles_end_with_the_right(on: Db) {
 
     let token = CreateToken { name: "ci".to_owned(), role: None, vm: Some(vm), expires_at: None };
     let (token, secret) = here.create_token(&ann, token).await.expect("a token");
-    let console = open(&Context::new(here.authenticate_token(&secret).expect("good"))).await;
+    let console = open(&Context::new(here.authenticate_token(&secret).await.expect("good"))).await;
     here.delete_token(&ann, token.id).await.expect("deleted");
     let took = closed(console).await;
     assert!(took < second, "a deleted token: after {took:?}");
@@ -65,7 +65,7 @@ pub(crate) async fn consoles_end_with_the_right(on: Db) {
     let at = OffsetDateTime::now_utc() + Duration::from_millis(1500);
     let token = CreateToken { name: "short".to_owned(), role: None, vm: None, expires_at: Some(at) };
     let (_, secret) = here.create_token(&admin, token).await.expect("a token");
-    closed(open(&Context::new(here.authenticate_token(&secret).expect("good"))).await).await;
+    closed(open(&Context::new(here.authenticate_token(&secret).await.expect("good"))).await).await;
     let late = OffsetDateTime::now_utc() - at;
     assert!(late >= Duration::ZERO && late < second, "an expiry: after {late}");
 

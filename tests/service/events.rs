@@ -117,7 +117,7 @@ pub(crate) async fn others_are_told_of_what_they_see(on: Db) {
     let kept = succeeded(&limen, limen.create_vm(&ann, bare("kept")).await).await.vm_id.expect("a VM");
     let narrow = CreateToken { name: "one".to_owned(), role: None, vm: Some(kept), expires_at: None };
     let (_, narrow) = limen.create_token(&ann, narrow).await.expect("a token");
-    let narrow = Context::new(limen.authenticate_token(&narrow).expect("good"));
+    let narrow = Context::new(limen.authenticate_token(&narrow).await.expect("good"));
     let mut live = limen.watch_events(&ann, limen.event()).await.expect("a stream");
     let gone = a_life(&limen, &ann, "gone").await;
     succeeded(&limen, limen.change_power(&ann, kept, PowerAction::Start, None).await).await;
@@ -275,14 +275,14 @@ pub(crate) async fn a_stream_ends_with_its_right(on: Db) {
     let ann = log_in(&here, "ann", "a new password").await.expect("a login");
     let token = |name: &str, expires_at| CreateToken { name: name.to_owned(), role: None, vm: None, expires_at };
     let (deleted, secret) = here.create_token(&ann, token("deleted", None)).await.expect("a token");
-    let program = Context::new(here.authenticate_token(&secret).expect("good"));
+    let program = Context::new(here.authenticate_token(&secret).await.expect("good"));
     let streams = vec![watch(&here, &program).await, watch(&there, &program).await];
     here.delete_token(&ann, deleted.id).await.expect("deleted");
     ends(streams, "a deleted token").await;
 
     let at = OffsetDateTime::now_utc() + Duration::from_millis(1500);
     let (_, secret) = here.create_token(&ann, token("short", Some(at))).await.expect("a token");
-    let program = Context::new(here.authenticate_token(&secret).expect("good"));
+    let program = Context::new(here.authenticate_token(&secret).await.expect("good"));
     let mut stream = watch(&here, &program).await;
     assert_eq!(end(&mut stream).await.0.kind(), ErrorKind::Unauthenticated);
     let late = OffsetDateTime::now_utc() - at;

@@ -4,8 +4,10 @@ mod audit;
 mod check;
 mod consoles;
 mod events;
+mod panics;
 mod processes;
 mod quotas;
+mod servers;
 mod tickets;
 mod tokens;
 mod users;
@@ -28,8 +30,10 @@ use audit::*;
 use check::*;
 use consoles::*;
 use events::*;
+use panics::*;
 use processes::*;
 use quotas::*;
+use servers::*;
 use tickets::*;
 use tokens::*;
 use users::*;
@@ -135,6 +139,10 @@ behaviours! {
     a_passive_process_enqueues_and_reads
     a_predecessor_of_the_same_name_is_followed_at_once
     a_guests_time_counts_across_processes
+    campaign_of_one_key_at_two_processes
+    campaign_of_one_name_at_two_processes
+    who_is_new_at_one_process_is_known_at_the_other
+    every_process_tells_who_owns_a_host
     users_see_their_own
     the_last_admin_stays
     sessions_end_at_once
@@ -143,6 +151,10 @@ behaviours! {
     an_update_reserves_what_it_raises_a_vm_to
     a_limit_is_changed_alone_and_shown
     a_host_keeps_its_reserve
+    campaign_of_parallel_creates_never_passes_the_space_of_a_host
+    nobody_knows_what_an_unreached_host_has_room_for
+    a_panic_ends_no_work
+    a_panic_ends_no_task
     whoever_is_gone_changes_nothing_any_more
     a_token_may_what_it_says_and_its_user_may
     a_token_for_one_vm_sees_that_vm

@@ -7,7 +7,7 @@ use limen_core::hypervisor::sim::{Fault, Method, On};
 use limen_core::model::{CreateVm, OperationState, Quota, UpdateQuota, UpdateVm, Usage, VmId};
 use limen_core::service::{CreateUser, HostReserve, UpdateUser};
 use limen_core::{Actor, Context, ErrorKind, Limen, Role, Secret};
-use limen_support::world::{Script, bare, blank, ended, succeeded};
+use limen_support::world::{Script, World, bare, blank, ended, succeeded};
 
 use crate::{Db, Rig, ctx, eventually, kind, rig};
 
@@ -20,7 +20,7 @@ async fn limited(limen: &Limen, name: &str, quota: Quota) -> Context {
         CreateUser { name: name.to_owned(), password: password.clone(), role: Role::User, disabled: false, quota };
     limen.create_user(&ctx(), user).await.expect("a user");
     let (_, session) = limen.login(&Context::new(Actor::Anonymous), name, &password).await.expect("a login");
-    Context::new(limen.authenticate(session.id).expect("a session"))
+    Context::new(limen.authenticate(session.id).await.expect("a session"))
 }
 
 /// Whether this is the long form.
@@ -221,4 +221,79 @@ pub(crate) async fn a_host_keeps_its_reserve(on: Db) {
     assert_eq!(kind(limen.create_vm(&ctx(), large).await), ErrorKind::NoSpace);
     succeeded(&limen, limen.create_vm(&ctx(), blank("small")).await).await;
     world.agrees(&limen, "a host's reserve").await;
+}
+
+/// A process on `world` that has heard of its host.
+async fn reached(world: &World) -> Limen {
+    let limen = world.limen(Script::new(Vec::new())).await;
+    eventually("the host is up", || async { limen.list_hosts(&ctx()).await.expect("hosts")[0].info.is_some() }).await;
+    limen
+}
+
+pub(crate) async fn campaign_of_parallel_creates_never_passes_the_space_of_a_host(on: Db) {
+    const ROOM: usize = 5;
+    let rounds = if is_full() { 100 } else { 10 };
+    let Rig { limen, sim, mut world, _postgres } = rig(on).await;
+    let info = limen.list_hosts(&ctx()).await.expect("hosts")[0].info.clone().expect("what the host has");
+    limen.crash().await;
+    // The host tells once what is free, and when it is connected to again.
+    world.timings.info = Duration::from_secs(3600);
+    world.reserve = HostReserve { memory_overcommit: None, free_bytes: info.free_bytes - (11 << 29) };
+    let limen = reached(&world).await;
+    let create = async |name: &str| limen.create_vm(&ctx(), blank(name)).await;
+    for round in 0..rounds {
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..50 {
+            let limen = limen.clone();
+            tasks.spawn(async move { limen.create_vm(&ctx(), blank(&format!("vm-{index}"))).await });
+        }
+        let (made, refused): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().partition(Result::is_ok);
+        assert_eq!(made.len(), ROOM, "round {round}");
+        let kinds: BTreeSet<_> = refused.into_iter().map(|answer| kind(answer).code()).collect();
+        assert_eq!(kinds, BTreeSet::from(["no_space"]), "round {round}");
+        let mut vms = Vec::new();
+        for operation in made {
+            vms.push(succeeded(&limen, operation).await.vm_id.expect("a VM"));
+        }
+        assert_eq!(kind(create("one-more").await), ErrorKind::NoSpace, "round {round}");
+        delete(&limen, &ctx(), vms.remove(0)).await;
+        vms.push(succeeded(&limen, create("in-its-place").await).await.vm_id.expect("a VM"));
+        if round + 1 == rounds {
+            // Grown disks are promises no more once the host tells what they have really taken.
+            let asked = sim.calls_of(Method::HostInfo);
+            sim.disconnect();
+            sim.reconnect();
+            eventually("it tells", || async { sim.calls_of(Method::HostInfo) > asked }).await;
+            eventually("there is room", || async {
+                let made = limen.create_vm(&ctx(), blank("room")).await;
+                made.is_ok() || !matches!(kind(made), ErrorKind::NoSpace)
+            })
+            .await;
+        }
+        for id in vms {
+            delete(&limen, &ctx(), id).await;
+        }
+    }
+    world.agrees(&limen, "a race for space").await;
+    println!("{rounds} rounds of 50 creates at once, room for {ROOM}: exactly {ROOM} each");
+}
+
+pub(crate) async fn nobody_knows_what_an_unreached_host_has_room_for(on: Db) {
+    let Rig { limen, sim, mut world, _postgres } = rig(on).await;
+    limen.crash().await;
+    sim.disconnect();
+    world.timings.show = Duration::from_secs(1);
+    let limen = world.limen(Script::new(Vec::new())).await;
+    let refused = limen.create_vm(&ctx(), bare("blind")).await.expect_err("who knows");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.retry_after().is_some() && refused.to_string().contains("room"), "{refused:?}");
+    // One that is reached while the caller waits is asked.
+    let waiting = {
+        let limen = limen.clone();
+        tokio::spawn(async move { limen.create_vm(&ctx(), bare("seen")).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    sim.reconnect();
+    succeeded(&limen, waiting.await.expect("no panic")).await;
+    world.agrees(&limen, "a host that came late").await;
 }

@@ -22,8 +22,8 @@ async fn make(limen: &Limen, ctx: &Context, create: CreateToken) -> (Token, Secr
     limen.create_token(ctx, create).await.expect("a token")
 }
 
-fn with(limen: &Limen, secret: &Secret) -> Context {
-    Context::new(limen.authenticate_token(secret).expect("the token is good"))
+async fn with(limen: &Limen, secret: &Secret) -> Context {
+    Context::new(limen.authenticate_token(secret).await.expect("the token is good"))
 }
 
 fn role_of(ctx: &Context) -> Role {
@@ -47,7 +47,7 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
     let (token, secret) = make(&limen, &ann, named("ci")).await;
     assert!(secret.expose().starts_with("limen_") && secret.expose().len() == 70 && Limen::is_token(secret.expose()));
     assert_eq!((token.role, token.expires_at), (Role::User, None));
-    let program = with(&limen, &secret);
+    let program = with(&limen, &secret).await;
     succeeded(&limen, limen.create_vm(&program, bare("by-token")).await).await;
     assert_eq!((count(&limen, &program).await, count(&limen, &ann).await), (1, 1));
     assert_eq!(limen.get_me(&program).await.expect("oneself").user.name, "ann");
@@ -57,7 +57,7 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
     let refused = limen.create_token(&ann, above).await.expect_err("above oneself");
     assert_eq!((refused.kind(), refused.field()), (ErrorKind::Invalid, Some("role")));
     let (_, all) = make(&limen, &admin, named("all")).await;
-    let all = with(&limen, &all);
+    let all = with(&limen, &all).await;
     assert_eq!(limen.list_users(&all, PageRequest::default()).await.expect("users").items.len(), 3);
     assert_eq!(kind(limen.create_token(&all, named("more")).await), ErrorKind::Forbidden);
     assert_eq!(kind(limen.list_tokens(&all, PageRequest::default()).await), ErrorKind::Forbidden);
@@ -78,7 +78,7 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
     assert_eq!(kind(limen.delete_user(&all, id).await), ErrorKind::Forbidden);
     assert_eq!(kind(limen.logout(&all).await), ErrorKind::Forbidden);
     let (_, weak) = make(&limen, &admin, CreateToken { role: Some(Role::Viewer), ..named("weak") }).await;
-    let weak = with(&limen, &weak);
+    let weak = with(&limen, &weak).await;
     assert_eq!(kind(limen.create_vm(&weak, bare("no")).await), ErrorKind::Forbidden);
     assert_eq!(kind(limen.list_users(&weak, PageRequest::default()).await), ErrorKind::Forbidden);
 
@@ -96,7 +96,7 @@ pub(crate) async fn a_token_may_what_it_says_and_its_user_may(on: Db) {
         assert_eq!((foreign.kind(), foreign.to_string()), (absent.kind(), absent.to_string()));
         assert_eq!(foreign.kind(), ErrorKind::NotFound);
     }
-    assert!(limen.authenticate_token(&secret).is_ok());
+    assert!(limen.authenticate_token(&secret).await.is_ok());
     assert_eq!(kind(limen.create_token(&Context::local(), named("mine")).await), ErrorKind::Forbidden);
 }
 
@@ -116,7 +116,7 @@ pub(crate) async fn a_token_for_one_vm_sees_that_vm(on: Db) {
     assert_eq!((foreign.kind(), foreign.to_string()), (ErrorKind::Invalid, absent.to_string()));
 
     let (_, secret) = make(&limen, &ann, CreateToken { vm: Some(ids[0]), ..named("one") }).await;
-    let program = with(&limen, &secret);
+    let program = with(&limen, &secret).await;
     assert_eq!(count(&limen, &program).await, 1);
     assert!(limen.get_vm(&program, ids[0]).await.is_ok());
     let other = limen.get_vm(&program, ids[1]).await.expect_err("it is concealed");
@@ -142,7 +142,7 @@ pub(crate) async fn a_token_for_one_vm_sees_that_vm(on: Db) {
 
     // An admin's, narrowed to one VM, sees no more of it all.
     let (_, secret) = make(&limen, &admin, CreateToken { vm: Some(ids[1]), ..named("two") }).await;
-    let program = with(&limen, &secret);
+    let program = with(&limen, &secret).await;
     assert_eq!((count(&limen, &program).await, role_of(&program)), (1, Role::Admin));
     assert_eq!(kind(limen.list_users(&program, PageRequest::default()).await), ErrorKind::Forbidden);
     assert_eq!(
@@ -154,7 +154,7 @@ pub(crate) async fn a_token_for_one_vm_sees_that_vm(on: Db) {
 /// How long until `limen` refuses the secret.
 async fn refused_within(limen: &Limen, secret: &Secret) -> Duration {
     let started = Instant::now();
-    eventually("the token is refused", || async { limen.authenticate_token(secret).is_err() }).await;
+    eventually("the token is refused", || async { limen.authenticate_token(secret).await.is_err() }).await;
     started.elapsed()
 }
 
@@ -173,14 +173,14 @@ pub(crate) async fn whatever_ends_a_token_ends_it_at_once_everywhere(on: Db) {
     let id = ann.actor().user_id().expect("a user");
     let second = Duration::from_secs(1);
     let good_there = async |secret: &Secret| {
-        eventually("the token is good there", || async { there.authenticate_token(secret).is_ok() }).await;
+        eventually("the token is good there", || async { there.authenticate_token(secret).await.is_ok() }).await;
     };
 
     let (token, secret) = make(&here, &ann, named("deleted")).await;
     good_there(&secret).await;
-    let open = here.authenticate_token(&secret).expect("good");
+    let open = here.authenticate_token(&secret).await.expect("good");
     here.delete_token(&ann, token.id).await.expect("deleted");
-    assert_eq!(kind(here.authenticate_token(&secret)), ErrorKind::Unauthenticated, "here at once");
+    assert_eq!(kind(here.authenticate_token(&secret).await), ErrorKind::Unauthenticated, "here at once");
     assert_eq!(kind(here.reauthenticate(&open)), ErrorKind::Unauthenticated, "what is open ends too");
     assert!(refused_within(&there, &secret).await < second);
     assert_eq!(kind(here.delete_token(&ann, token.id).await), ErrorKind::NotFound);
@@ -191,36 +191,36 @@ pub(crate) async fn whatever_ends_a_token_ends_it_at_once_everywhere(on: Db) {
     let set =
         |role: Role, disabled: bool| UpdateUser { role: Some(role), disabled: Some(disabled), ..UpdateUser::default() };
     here.update_user(&admin, id, set(Role::Viewer, false)).await.expect("demoted");
-    assert_eq!(role_of(&with(&here, &secret)), Role::Viewer);
+    assert_eq!(role_of(&with(&here, &secret).await), Role::Viewer);
     let started = Instant::now();
-    eventually("demoted there", || async { role_of(&with(&there, &secret)) == Role::Viewer }).await;
+    eventually("demoted there", || async { role_of(&with(&there, &secret).await) == Role::Viewer }).await;
     assert!(started.elapsed() < second);
     here.update_user(&admin, id, set(Role::Admin, false)).await.expect("promoted");
-    assert_eq!(role_of(&with(&here, &secret)), Role::Operator, "the token's own role stays");
+    assert_eq!(role_of(&with(&here, &secret).await), Role::Operator, "the token's own role stays");
     here.update_user(&admin, id, set(Role::User, true)).await.expect("disabled");
-    assert_eq!(kind(here.authenticate_token(&secret)), ErrorKind::Unauthenticated);
+    assert_eq!(kind(here.authenticate_token(&secret).await), ErrorKind::Unauthenticated);
     assert!(refused_within(&there, &secret).await < second);
     here.update_user(&admin, id, set(Role::User, false)).await.expect("enabled");
-    assert_eq!(role_of(&with(&here, &secret)), Role::User);
+    assert_eq!(role_of(&with(&here, &secret).await), Role::User);
     good_there(&secret).await;
     here.delete_user(&admin, id).await.expect("deleted");
-    assert_eq!(kind(here.authenticate_token(&secret)), ErrorKind::Unauthenticated);
+    assert_eq!(kind(here.authenticate_token(&secret).await), ErrorKind::Unauthenticated);
     assert!(refused_within(&there, &secret).await < second);
 
     let end = OffsetDateTime::now_utc() + Duration::from_millis(1500);
     let (_, secret) = make(&here, &admin, CreateToken { expires_at: Some(end), ..named("short") }).await;
-    assert!(here.authenticate_token(&secret).is_ok());
+    assert!(here.authenticate_token(&secret).await.is_ok());
     refused_within(&here, &secret).await;
     assert!(OffsetDateTime::now_utc() >= end, "not before its end");
     let made_up = Secret::new(format!("limen_{}", "0".repeat(64)));
-    assert_eq!(kind(here.authenticate_token(&made_up)), ErrorKind::Unauthenticated);
+    assert_eq!(kind(here.authenticate_token(&made_up).await), ErrorKind::Unauthenticated);
 }
 
 pub(crate) async fn the_audit_names_the_token(on: Db) {
     let (limen, _sim, _postgres) = with_users(on).await;
     let admin = log_in(&limen, "admin", "correct horse 1").await.expect("a login");
     let (token, secret) = make(&limen, &admin, named("nightly")).await;
-    let program = with(&limen, &secret);
+    let program = with(&limen, &secret).await;
     let operation = succeeded(&limen, limen.create_vm(&program, bare("one")).await).await;
     assert_eq!(operation.actor.label, "token:admin/nightly");
     assert_eq!(operation.actor.user, admin.actor().user_id());

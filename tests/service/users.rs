@@ -31,7 +31,7 @@ pub(super) async fn with_users(on: Db) -> (Limen, SimHypervisor, Option<PrivateP
 pub(super) async fn log_in(limen: &Limen, name: &str, password: &str) -> limen_core::Result<Context> {
     let anonymous = Context::new(Actor::Anonymous);
     let (_, session) = limen.login(&anonymous, name, &Secret::new(password)).await?;
-    Ok(Context::new(limen.authenticate(session.id)?))
+    Ok(Context::new(limen.authenticate(session.id).await?))
 }
 
 pub(super) async fn add_user(limen: &Limen, admin: &Context, name: &str, role: Role) -> Context {
@@ -85,14 +85,14 @@ pub(crate) async fn the_last_admin_stays(on: Db) {
     let second = add_user(&limen, &admin, "second", Role::Admin).await;
     assert_eq!(kind(limen.update_user(&admin, id, demote.clone()).await), ErrorKind::Conflict, "nobody their own");
     assert_eq!(limen.update_user(&second, id, demote).await.expect("another may").user.role, Role::User);
-    let user = limen.create_vm(&admin_of(&limen, &admin), bare("one")).await.expect("a VM");
+    let user = limen.create_vm(&admin_of(&limen, &admin).await, bare("one")).await.expect("a VM");
     succeeded(&limen, Ok(user)).await;
     assert_eq!(kind(limen.delete_user(&second, id).await), ErrorKind::Conflict, "the user owns a VM");
 }
 
-fn admin_of(limen: &Limen, ctx: &Context) -> Context {
+async fn admin_of(limen: &Limen, ctx: &Context) -> Context {
     let Actor::User { session, .. } = ctx.actor() else { panic!("a user") };
-    Context::new(limen.authenticate(*session).expect("the session lives"))
+    Context::new(limen.authenticate(*session).await.expect("the session lives"))
 }
 
 pub(crate) async fn sessions_end_at_once(on: Db) {
@@ -110,16 +110,16 @@ pub(crate) async fn sessions_end_at_once(on: Db) {
         .change_password(&second, &Secret::new("a long password"), &Secret::new("a new password"))
         .await
         .expect("a new password");
-    assert_eq!(kind(limen.authenticate(session(&first))), ErrorKind::Unauthenticated);
-    assert!(limen.authenticate(session(&second)).is_ok());
+    assert_eq!(kind(limen.authenticate(session(&first)).await), ErrorKind::Unauthenticated);
+    assert!(limen.authenticate(session(&second)).await.is_ok());
     assert_eq!(kind(log_in(&limen, "ann", "a long password").await), ErrorKind::Unauthenticated);
     limen.logout(&second).await.expect("a logout");
-    assert_eq!(kind(limen.authenticate(session(&second))), ErrorKind::Unauthenticated);
+    assert_eq!(kind(limen.authenticate(session(&second)).await), ErrorKind::Unauthenticated);
     let third = log_in(&limen, "ann", "a new password").await.expect("a login");
     let id = third.actor().user_id().expect("a user");
     let disable = UpdateUser { disabled: Some(true), ..UpdateUser::default() };
     limen.update_user(&admin, id, disable).await.expect("disabled");
-    assert_eq!(kind(limen.authenticate(session(&third))), ErrorKind::Unauthenticated);
+    assert_eq!(kind(limen.authenticate(session(&third)).await), ErrorKind::Unauthenticated);
     assert_eq!(kind(log_in(&limen, "ann", "a new password").await), ErrorKind::Unauthenticated);
     let unknown = log_in(&limen, "nobody", "a new password").await.expect_err("unknown");
     let wrong = log_in(&limen, "admin", "a new password").await.expect_err("wrong");

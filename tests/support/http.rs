@@ -91,6 +91,20 @@ impl Client {
         self.with_header("Authorization", &format!("Bearer {token}"))
     }
 
+    /// The same client of another port of this machine.
+    #[must_use]
+    pub fn at(&self, port: u16) -> Self {
+        Self { port, ..self.clone() }
+    }
+
+    /// The same client without its token.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        let mut client = self.clone();
+        client.headers.retain(|(name, _)| name != "Authorization");
+        client
+    }
+
     /// The same client, waiting up to `seconds` for operations to end.
     #[must_use]
     pub fn waiting(&self, seconds: u32) -> Self {

@@ -3,9 +3,11 @@
 //!
 //! | module | gives |
 //! |---|---|
+//! | [`disk`] | a file system of a few megabytes |
 //! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
 //! | [`machine`] | mounts, network and libvirt apart, for `make run` |
 //! | [`postgres`] | a PostgreSQL of the test's own |
+//! | [`nginx`] | an nginx of the test's own, with the blocks of a document |
 //! | [`guest`] | a small real guest that greets on its serial console |
 //! | [`serial`] | reads a console until something is said |
 //! | [`server`] | the `limen` program, served on a free port |
@@ -20,10 +22,12 @@
 //! ends in whatever way, also by SIGKILL, a small shell on the other end takes
 //! down what the test had started and removes its files.
 
+pub mod disk;
 pub mod guest;
 pub mod http;
 pub mod libvirt;
 pub mod machine;
+pub mod nginx;
 pub mod postgres;
 pub mod process;
 pub mod serial;

@@ -141,6 +141,62 @@ impl PrivateLibvirt {
         process::signal(self.pid(), Signal::CONT);
     }
 
+    /// What a power cut of the host leaves: daemon and guests are gone, and so is all that is kept
+    /// in memory (/run). Then the host is up again, and with it the daemon, which answers.
+    pub fn reboot(&self) {
+        {
+            let mut daemon = self.daemon();
+            process::kill9(&mut daemon);
+            for pid in self.qemu_pids() {
+                process::signal(pid, Signal::KILL);
+            }
+            process::wait_for("the guests' end", Duration::from_secs(10), || self.qemu_pids().is_empty().then_some(()));
+            let run = self.base.join("run");
+            fs::remove_dir_all(&run).expect("remove a directory");
+            for dir in [run.clone(), run.join("lock")] {
+                fs::create_dir(dir).expect("make a directory");
+            }
+            *daemon = spawn(&self.base);
+        }
+        self.wait_until_up();
+    }
+
+    /// Where the test finds what the daemon sees at `path`.
+    pub fn seen_at(&self, path: &Path) -> PathBuf {
+        let path = path.strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", self.pid())).join(path)
+    }
+
+    /// Mounts a file system of `size` at `path` for the daemon, and the guests to come, alone.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn mount_small(&self, path: &Path, size: &str) {
+        let mut mount = Command::new("nsenter");
+        mount.args(["-t", &self.pid().to_string(), "-m", "mount", "-t", "tmpfs"]);
+        mount.args(["-o", &format!("size={size}"), "tmpfs"]).arg(path);
+        process::run(&mut mount, Duration::from_secs(10)).expect_success();
+    }
+
+    /// Takes what [`mount_small`](Self::mount_small) mounted away again.
+    ///
+    /// # Panics
+    /// When there is no such mount.
+    pub fn unmount(&self, path: &Path) {
+        let mut unmount = Command::new("nsenter");
+        unmount.args(["-t", &self.pid().to_string(), "-m", "umount", "--lazy"]).arg(path);
+        process::run(&mut unmount, Duration::from_secs(10)).expect_success();
+    }
+
+    /// The process id of the guest with this UUID, where it runs.
+    pub fn qemu_pid(&self, id: &str) -> Option<u32> {
+        let is_its = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(id)
+        };
+        self.qemu_pids().into_iter().find(is_its)
+    }
+
     /// Runs `virsh` against this daemon, for at most 30 s.
     pub fn virsh(&self, arguments: &[&str]) -> Output {
         self.virsh_within(Duration::from_secs(30), arguments)

@@ -70,6 +70,19 @@ impl PrivatePostgres {
         self.database_url(&name)
     }
 
+    /// Makes a role of this name that may log in with this password alone, and no superuser; others
+    /// go on without any.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn create_role(&self, name: &str, password: &str) {
+        self.psql(&format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'")).expect_success();
+        let rules = self.base.join("data/pg_hba.conf");
+        let others = fs::read_to_string(&rules).expect("read the rules");
+        fs::write(&rules, format!("host all {name} all scram-sha-256\n{others}")).expect("write the rules");
+        self.psql("SELECT pg_reload_conf()").expect_success();
+    }
+
     /// Runs SQL in the maintenance database, for at most 30 s; the rows come
     /// unaligned, without header.
     pub fn psql(&self, sql: &str) -> Output {
@@ -156,6 +169,29 @@ pub fn psql(url: &str, sql: &str) -> Output {
             .env("PGCONNECT_TIMEOUT", "5"),
         Duration::from_secs(30),
     )
+}
+
+/// Dumps a database into a file, as an operator does.
+pub fn dump(url: &str, file: &Path) {
+    let mut dump = Command::new("pg_dump");
+    process::run(dump.args(["-Fc", "-d", url, "-f"]).arg(file), Duration::from_secs(60)).expect_success();
+}
+
+/// Puts a database back to what it was when it was dumped, as an operator does.
+pub fn restore(url: &str, file: &Path) {
+    restore_with(url, file, &[]);
+}
+
+/// The same in one transaction: whoever is connected sees the one database or the other.
+pub fn restore_at_once(url: &str, file: &Path) {
+    restore_with(url, file, &["--single-transaction"]);
+}
+
+fn restore_with(url: &str, file: &Path, more: &[&str]) {
+    let mut restore = Command::new("pg_restore");
+    restore.args(more);
+    restore.args(["-c", "--if-exists", "--exit-on-error", "-d", url]).arg(file);
+    process::run(&mut restore, Duration::from_secs(60)).expect_success();
 }
 
 /// PostgreSQL's own programs, outside PATH on Debian: the newest version.

@@ -64,7 +64,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Options to begin with: administrator [`ADMIN`] with [`ADMIN_PASSWORD`].
+    /// Options to begin with: administrator [`ADMIN`] with [`ADMIN_PASSWORD`], no rate limit.
     pub fn options() -> Options {
         Options::default()
     }
@@ -141,6 +141,16 @@ impl Server {
         process::kill9(&mut self.child());
     }
 
+    /// Stops it in its tracks: connections stay open and nothing answers.
+    pub fn sigstop(&self) {
+        process::signal(self.pid(), Signal::STOP);
+    }
+
+    /// Lets a stopped server go on.
+    pub fn sigcont(&self) {
+        process::signal(self.pid(), Signal::CONT);
+    }
+
     /// Asks it to end, as Ctrl-C does; its exit code, `None` when it had to be
     /// killed after 30 s.
     pub fn sigterm(&self) -> Option<i32> {
@@ -167,7 +177,11 @@ impl Server {
         self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn wait_until_up(&self) {
+    /// Waits until it is healthy.
+    ///
+    /// # Panics
+    /// When it ends, or is not healthy within 30 s; with the end of its log.
+    pub fn wait_until_up(&self) {
         let deadline = Duration::from_secs(30);
         process::wait_for("a healthy limen server", deadline, || {
             if let Ok(Some(status)) = self.child().try_wait() {
@@ -236,6 +250,7 @@ fn command(base: &Path, program: &Path, port: u16, options: &Options) -> Command
         .env("PORT", port.to_string())
         .env("ADMIN_USER", ADMIN)
         .env("ADMIN_PASSWORD", ADMIN_PASSWORD)
+        .env("RATE_LIMIT_ENABLED", "false")
         .envs(options.settings.iter().map(|(name, value)| (name, value)))
         .current_dir(base);
     command

@@ -99,12 +99,20 @@ impl Site {
         self.postgres.as_ref().map(|(_, url)| url.as_str())
     }
 
+    /// Its PostgreSQL.
+    ///
+    /// # Panics
+    /// When its database is another one.
+    pub fn postgres(&self) -> &PrivatePostgres {
+        &self.postgres.as_ref().expect("a site on PostgreSQL").0
+    }
+
     /// Ends its PostgreSQL as a crash does and starts it again.
     ///
     /// # Panics
     /// When its database is another one, or does not come up.
     pub fn restart_database(&self) {
-        self.postgres.as_ref().expect("a site on PostgreSQL").0.restart_immediate();
+        self.postgres().restart_immediate();
     }
 
     /// Rows of its database, unaligned.
@@ -132,13 +140,14 @@ impl Site {
         text(&image, "id")
     }
 
-    /// Names of the files that LIMEN has on the host.
+    /// Names of the files that LIMEN has on the host, but for what the host remembers of the Store.
     ///
     /// # Panics
     /// When the directory cannot be read.
     pub fn files(&self) -> BTreeSet<String> {
         let Ok(entries) = std::fs::read_dir(&self.volumes) else { return BTreeSet::new() };
-        entries.map(|entry| entry.expect("read a directory").file_name().to_string_lossy().into_owned()).collect()
+        let names = entries.map(|entry| entry.expect("read a directory").file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.ends_with(".witness")).collect()
     }
 
     /// UUIDs of the domains on the host.

@@ -123,7 +123,7 @@ impl Authz for DenyAll {
 ///
 /// | | admin | operator | user | viewer |
 /// |---|---|---|---|---|
-/// | users, audit, check | yes | | | |
+/// | users, audit, check, what is to be seen to after a restore | yes | | | |
 /// | add and delete images | yes | yes | | |
 /// | read images, hosts, networks, one's own quota | yes | yes | yes | yes |
 /// | see VMs, operations and their events | all | all | own | own |
@@ -189,6 +189,10 @@ impl Authz for RoleAuthz {
             | Action::UpdateUser
             | Action::DeleteUser
             | Action::ListAudit
+            | Action::ResumeOperation
+            | Action::AbandonOperation
+            | Action::GetRestored
+            | Action::NoticeRestore
             | Action::Check => false,
         };
         if allowed { Decision::Allow } else { Decision::Deny }

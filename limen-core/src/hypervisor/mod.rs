@@ -30,7 +30,7 @@ use tokio::sync::broadcast;
 
 use crate::error::Result;
 pub use crate::model::{ConsoleKind, HostVm, Mark};
-use crate::model::{HostInfo, Network, OwnerId, PowerAction, VmId, VmSpec, VolumeFormat, VolumeId};
+use crate::model::{HostInfo, InstallId, Network, OwnerId, PowerAction, VmId, VmSpec, VolumeFormat, VolumeId, Witness};
 
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -177,6 +177,8 @@ pub struct Capability {
     pub change_definition: bool,
     /// UEFI firmware is there.
     pub uefi: bool,
+    /// A witness of the Store can be kept: a Store that is restored from an old copy is noticed.
+    pub witness: bool,
     /// The simulator: at an installation's first start its VMs are taken into the Store.
     pub seeded: bool,
 }
@@ -275,6 +277,21 @@ pub trait Hypervisor: Debug + Send + Sync + 'static {
 
     /// All volumes in LIMEN's pool whose names are of LIMEN's making.
     async fn list_volumes(&self) -> Result<Vec<HostVolume>>;
+
+    /// The newest witness of this installation that was ever written here; none where there is
+    /// none, or where what is there is damaged.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    async fn read_witness(&self, install: InstallId) -> Result<Option<Witness>>;
+
+    /// Keeps a witness, durable when this returns, in the place of the older ones of its
+    /// installation. One that is older than what is there changes nothing, however late it lands.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    async fn write_witness(&self, witness: &Witness) -> Result<()>;
 
     /// The networks that NICs can be on. The `host` of each is left empty.
     async fn list_networks(&self) -> Result<Vec<Network>>;

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    EventKind, HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, SessionId,
-    SessionRecord, TokenId, TokenRecord, User, UserId, VmId, VmRecord,
+    EventKind, HostId, HostRecord, HostVm, Image, ImageId, Operation, OperationId, OwnerId, OwnerRecord, Restore,
+    SessionId, SessionRecord, TokenId, TokenRecord, User, UserId, VmId, VmRecord,
 };
 
 /// The number of an event: dense, and in the order of commits. 0 is before the first.
@@ -125,6 +125,11 @@ pub enum Fact {
         /// The token.
         id: TokenId,
     },
+    /// The Store was found to be restored: what anybody knows of it is to be read anew.
+    Restored {
+        /// What was noticed.
+        restore: Restore,
+    },
 }
 
 impl Fact {
@@ -148,6 +153,7 @@ impl Fact {
             Fact::SessionGone { .. } => EventKind::SessionGone,
             Fact::Token { .. } => EventKind::Token,
             Fact::TokenGone { .. } => EventKind::TokenGone,
+            Fact::Restored { .. } => EventKind::Restored,
         }
     }
 }

@@ -62,6 +62,8 @@ kinds! {
     Token = "token";
     /// An API token is gone.
     TokenGone = "token_gone";
+    /// The Store was restored from a copy of before.
+    Restored = "restored";
 }
 
 /// One event as a caller may see it.

@@ -80,6 +80,8 @@ findings! {
     VolumeUnowned = "volume_unowned", Warning;
     /// A volume was never filled to its end, and no operation is at work on it.
     VolumeUnfilled = "volume_unfilled", Warning;
+    /// The directory of images cannot be read: no image was compared.
+    ImagesUnreadable = "images_unreadable", Error;
     /// An image's file is not in the directory of images.
     ImageMissing = "image_missing", Error;
     /// An image's file has another length than its record says.
@@ -92,6 +94,8 @@ findings! {
     UploadAbandoned = "upload_abandoned", Warning;
     /// An unfinished operation has not moved for two minutes, though its host is there and owned.
     OperationStuck = "operation_stuck", Error;
+    /// An operation is held since the Store was restored: somebody has to resume or abandon it.
+    OperationHeld = "operation_held", Error;
     /// An unfinished operation holds no lock.
     OperationUnlocked = "operation_unlocked", Error;
     /// A lock is held by no unfinished operation.
@@ -111,7 +115,7 @@ pub struct Finding {
     /// How much it matters: [`FindingKind::severity`].
     pub severity: Severity,
     /// What it is about: `vm:<id>`, `volume:<id>`, `image:<id>`, `operation:<id>`, `host:<id>`,
-    /// `file:<name>`, …
+    /// `file:<name>`, `directory:images`, …
     pub subject: String,
     /// The name of the host that it is on, where it is on one.
     pub host: Option<String>,

@@ -49,6 +49,10 @@ pub struct Host {
     /// When it was last observed in full.
     #[serde(with = "time::serde::rfc3339::option")]
     pub observed_at: Option<OffsetDateTime>,
+    /// The server that works on it, by the name that it bears in leases; none where no server has
+    /// it, or none has been heard of yet. One that was killed is told for as long as its lease lasts.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// What it has; none until it was reached once.
     pub info: Option<HostInfo>,
     /// Its figures, at most some seconds old; none where no source of them was given.

@@ -15,6 +15,7 @@ mod operation;
 mod page;
 mod power;
 mod quota;
+mod restore;
 mod seen;
 mod user;
 mod vm;
@@ -34,6 +35,7 @@ pub use operation::{
 pub use page::{Page, PageRequest};
 pub use power::{PowerAction, Transition};
 pub use quota::{Quota, UpdateQuota, Usage};
+pub use restore::{Restore, Restored, RestoredVm, Witness};
 pub use seen::{HostVm, Mark};
 pub use user::{OwnerRecord, SessionRecord, Token, TokenRecord, User};
 pub use vm::{

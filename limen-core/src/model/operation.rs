@@ -4,6 +4,8 @@
 //! queued ──► running ──► succeeded
 //!               │
 //!               └──► undoing ──► failed | cancelled
+//!
+//! any of the three unfinished ──► held ──► resumed: where it was | abandoned: failed
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,9 @@ pub enum OperationState {
     Running,
     /// Taking back what it did; it is retried while the host is away.
     Undoing,
+    /// The Store was restored from a copy of before: what the operation has done since is not known.
+    /// It keeps its lock, and nothing is done until somebody resumes or abandons it.
+    Held,
     /// Done.
     Succeeded,
     /// Not done; nothing is left of it unless `error` says so.
@@ -75,6 +80,17 @@ pub enum OperationState {
 }
 
 impl OperationState {
+    /// Every state.
+    pub const ALL: [OperationState; 7] = [
+        OperationState::Queued,
+        OperationState::Running,
+        OperationState::Undoing,
+        OperationState::Held,
+        OperationState::Succeeded,
+        OperationState::Failed,
+        OperationState::Cancelled,
+    ];
+
     /// The state's name on every surface.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -82,6 +98,7 @@ impl OperationState {
             OperationState::Queued => "queued",
             OperationState::Running => "running",
             OperationState::Undoing => "undoing",
+            OperationState::Held => "held",
             OperationState::Succeeded => "succeeded",
             OperationState::Failed => "failed",
             OperationState::Cancelled => "cancelled",
@@ -235,4 +252,10 @@ pub struct Journal {
     /// When the runner last recorded something of it; none before that.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub moved_at: Option<OffsetDateTime>,
+    /// The state in which it was held; it goes on from there when it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<OperationState>,
+    /// Whether it was held and resumed: more of it may be done than the steps say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
 }

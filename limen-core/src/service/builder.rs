@@ -13,8 +13,10 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
+use super::tasks::start;
 use super::{
     FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, consoles, events, follow, identity, refusals, render,
+    witness,
 };
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
@@ -82,6 +84,7 @@ pub struct LimenBuilder {
     reserve: HostReserve,
     faults: Option<Arc<dyn FaultPlan>>,
     passive: bool,
+    read_only: bool,
 }
 
 impl LimenBuilder {
@@ -180,6 +183,16 @@ impl LimenBuilder {
         self
     }
 
+    /// Look only: passive, and without anything that writes by itself. Nothing is made that is not
+    /// there, not the record of a host and no directory; nothing is pruned. For a Store that was
+    /// opened to be read; what a caller asks to be changed is refused by that.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.passive = true;
+        self.read_only = true;
+        self
+    }
+
     /// Reads the Store into memory and starts the tasks on the current tokio runtime. A host that
     /// cannot be reached now does not fail it.
     ///
@@ -192,13 +205,24 @@ impl LimenBuilder {
         let authz = self.authz.ok_or_else(|| Error::invalid("authz", no_policy))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let images = match self.images {
+            Some(directory) if self.read_only => Some(ImageDir::of(directory)),
             Some(directory) => Some(ImageDir::at(directory, !self.passive).await?),
             None => None,
         };
         let install = store.install().await?;
+        if !self.passive && !self.read_only {
+            let hosts = self.hosts.iter().map(|host| (host.name.as_str(), &*host.hypervisor));
+            witness::judge_all(&*store, install.id, hosts).await?;
+        }
         let snapshot = store.snapshot().await?;
-        let hosts = settle_hosts(&*store, &snapshot, self.hosts, self.passive).await?;
-        settle_local_owner(&*store, &snapshot).await?;
+        let hosts = if self.read_only {
+            known_hosts(&snapshot, self.hosts)?
+        } else {
+            let hosts = settle_hosts(&*store, &snapshot, self.hosts, self.passive).await?;
+            settle_local_owner(&*store, &snapshot).await?;
+            hosts
+        };
+        let began = clock.monotonic();
         let shared = Arc::new(Shared {
             authz,
             clock,
@@ -210,6 +234,7 @@ impl LimenBuilder {
             holder: self.holder.unwrap_or_else(|| Uuid::new_v4().to_string()),
             hosts,
             inventory: Inventory::new(),
+            following: follow::Following::from(began),
             stopping: watch::Sender::new(false),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,
@@ -223,31 +248,27 @@ impl LimenBuilder {
         });
         shared.inventory.load(shared.store.snapshot().await?);
         let mut tasks = JoinSet::new();
-        start(&shared, &mut tasks, follow::follow(Arc::clone(&shared)));
+        let with = Arc::clone(&shared);
+        start(&shared, &mut tasks, "follow", move |again| follow::follow(Arc::clone(&with), again));
         let limen = Limen { shared: Arc::clone(&shared), tasks: Arc::default() };
         if let Some(admin) = self.admin {
             limen.seed_admin(admin).await?;
         }
         for host in &shared.hosts {
-            start(&shared, &mut tasks, host::inform(Arc::clone(&shared), Arc::clone(host)));
-            start(&shared, &mut tasks, host::own(Arc::clone(&shared), Arc::clone(host), !self.passive));
+            let (with, of) = (Arc::clone(&shared), Arc::clone(host));
+            start(&shared, &mut tasks, "inform", move |_| host::inform(Arc::clone(&with), Arc::clone(&of)));
+            let (with, of, want) = (Arc::clone(&shared), Arc::clone(host), !self.passive);
+            start(&shared, &mut tasks, "own", move |_| host::own(Arc::clone(&with), Arc::clone(&of), want));
         }
-        start(&shared, &mut tasks, follow::prune(Arc::clone(&shared)));
-        start(&shared, &mut tasks, refusals::write_batches(Arc::clone(&shared)));
+        if !self.read_only {
+            let with = Arc::clone(&shared);
+            start(&shared, &mut tasks, "prune", move |_| follow::prune(Arc::clone(&with)));
+            let with = Arc::clone(&shared);
+            start(&shared, &mut tasks, "refusals", move |_| refusals::write_batches(Arc::clone(&with)));
+        }
         *limen.tasks.lock().await = tasks;
         Ok(limen)
     }
-}
-
-/// Starts a task that ends when the service stops.
-fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, task: impl Future<Output = ()> + Send + 'static) {
-    let mut stopping = shared.stopping.subscribe();
-    tasks.spawn(async move {
-        tokio::select! {
-            _ = stopping.wait_for(|stopping| *stopping) => {}
-            () = task => {}
-        }
-    });
 }
 
 /// Gives every configured host its record: the one of its name, or a new one.
@@ -259,9 +280,7 @@ async fn settle_hosts(
 ) -> Result<Vec<Arc<HostHandle>>> {
     let mut handles: Vec<Arc<HostHandle>> = Vec::with_capacity(configs.len());
     for config in configs {
-        if handles.iter().any(|handle| handle.name == config.name) {
-            return Err(Error::invalid("host", "Two hosts have the same name."));
-        }
+        refuse_twin(&handles, &config)?;
         let id = match settle_host(store, &snapshot.hosts, &config, passive).await {
             // Another process that starts just now was first.
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
@@ -272,6 +291,26 @@ async fn settle_hosts(
         handles.push(Arc::new(HostHandle::new(id, config.name, config.hypervisor, config.metrics)));
     }
     Ok(handles)
+}
+
+/// Gives every configured host its record, and makes none: one that is not in the Store has nothing
+/// there, under whatever id.
+fn known_hosts(snapshot: &Snapshot, configs: Vec<HostConfig>) -> Result<Vec<Arc<HostHandle>>> {
+    let mut handles: Vec<Arc<HostHandle>> = Vec::with_capacity(configs.len());
+    for config in configs {
+        refuse_twin(&handles, &config)?;
+        let known = snapshot.hosts.iter().find(|record| record.name == config.name);
+        let id = known.map_or_else(HostId::generate, |record| record.id);
+        handles.push(Arc::new(HostHandle::new(id, config.name, config.hypervisor, config.metrics)));
+    }
+    Ok(handles)
+}
+
+fn refuse_twin(handles: &[Arc<HostHandle>], config: &HostConfig) -> Result<()> {
+    if handles.iter().any(|handle| handle.name == config.name) {
+        return Err(Error::invalid("host", "Two hosts have the same name."));
+    }
+    Ok(())
 }
 
 async fn settle_host(store: &dyn Store, known: &[HostRecord], config: &HostConfig, passive: bool) -> Result<HostId> {

@@ -24,13 +24,14 @@ use super::Limen;
 use crate::context::{Action, Actor, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::ConsoleStream;
-use crate::model::{AuditOutcome, ConsoleKind, VmId, VmPhase};
+use crate::model::{AuditOutcome, ConsoleKind, HostId, VmId, VmPhase};
 use crate::store::Change;
 
 /// How often a console that nothing happens on looks whether it still may be open.
 const GLANCE: Duration = Duration::from_millis(500);
-/// How long the inventory may take to show why a console ended at its host.
-const HINDSIGHT: Duration = Duration::from_millis(500);
+/// How long a VM may take to show why its console ended at its host, and how often the host is asked.
+const HINDSIGHT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
 /// How long it takes until the Store is asked again to record an end.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -175,24 +176,27 @@ impl Limen {
         if !talk.ended.load(Ordering::Acquire) {
             return *talk.end.get_or_init(|| ConsoleEnd::Left);
         }
-        let mut applied = self.shared.inventory.follow();
         let seen = async {
             loop {
-                match self.shared.inventory.vm(id).map(|shown| (shown.record, shown.vm.status.state)) {
-                    Some((Some(record), state)) if record.phase != VmPhase::Deleting => {
-                        if !state.is_active() {
+                match self.shared.inventory.vm(id).map(|shown| (shown.record, shown.vm.status.state, shown.host)) {
+                    Some((Some(record), state, host)) if record.phase != VmPhase::Deleting => {
+                        if !state.is_active() || self.has_stopped(host, id).await {
                             return ConsoleEnd::VmStopped;
                         }
                     }
                     _ => return ConsoleEnd::VmDeleted,
                 }
-                if applied.changed().await.is_err() {
-                    return ConsoleEnd::Stopping;
-                }
+                tokio::time::sleep(LOOK).await;
             }
         };
         let end = tokio::time::timeout(HINDSIGHT, seen).await.unwrap_or(ConsoleEnd::HostEnded);
         *talk.end.get_or_init(|| end)
+    }
+
+    /// Whether a VM shows at its host already that it stopped: the inventory follows later.
+    async fn has_stopped(&self, host: HostId, id: VmId) -> bool {
+        let Ok(host) = self.host(host) else { return false };
+        host.hypervisor.get(id).await.is_ok_and(|vm| !vm.state.is_active())
     }
 }
 
@@ -239,7 +243,7 @@ impl fmt::Debug for Console {
 
 impl Console {
     /// Why it is over, once reads give 0 bytes or fail; before that it counts as
-    /// [left](ConsoleEnd::Left). Half a second at most.
+    /// [left](ConsoleEnd::Left). A second at most.
     pub async fn end(&mut self) -> ConsoleEnd {
         self.limen.end_of(&self.talk, self.vm).await
     }

@@ -131,7 +131,8 @@ impl Limen {
     ///
     /// # Errors
     /// [`Gone`](ErrorKind::Gone): the log does not reach back to `after`, or ends before it, as
-    /// after the restore of an older Store; [`Error::oldest`] is the oldest number that it has.
+    /// after the restore of an older Store, or `after` is a number of the time that was lost by
+    /// one; [`Error::oldest`] is the oldest number that it has.
     /// [`Unavailable`](ErrorKind::Unavailable): the Store is away, this process does not show
     /// `after` within a second, or too many streams are open.
     /// [`RateLimited`](ErrorKind::RateLimited): the user has 32 open.
@@ -143,6 +144,7 @@ impl Limen {
         }
         let place = Place::take(&self.shared, ctx.actor().user_id())?;
         self.reach(after).await?;
+        self.refuse_lost(after)?;
         let mut events = Events {
             limen: self.clone(),
             actor: ctx.actor().clone(),
@@ -157,6 +159,17 @@ impl Limen {
         };
         events.read().await?;
         Ok(events)
+    }
+
+    /// Refuses a number of the time that was lost by a restore: what its reader knows is not so.
+    fn refuse_lost(&self, number: EventNumber) -> Result<()> {
+        match self.shared.inventory.lost(number) {
+            Some(restore) => {
+                let text = "The event of this number was lost when the store was restored; read everything anew.";
+                Err(Error::gone(restore.next_event, text))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Returns once this process shows event `number`.
@@ -272,6 +285,7 @@ impl Events {
         if shown == self.position {
             return Ok(false);
         }
+        self.limen.refuse_lost(self.position)?;
         let mut next = match shared.inventory.tail(self.position, BATCH as usize) {
             Some(events) => events,
             None => {

@@ -8,12 +8,13 @@
 //!          a renewal finds another holder, or the process stops
 //! ```
 //!
-//! Invariant: only the owner observes the host and runs its operations, and it starts no call when
+//! Invariant: only the owner observes the host and runs its operations, after it has judged the Store
+//! by what the host remembers of it (`witness.rs`), and it starts no call when
 //! its last renewal is older than a third of the lease. The Store refuses what an old fence writes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,11 +22,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::observer::{self, Look};
 use super::operation::runner;
 use super::render::Ending;
+use super::witness::{self, Kept};
 use super::{Shared, Timings};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
 use crate::metrics::MetricsSource;
-use crate::model::{HostId, HostInfo, HostMetrics, HostState, Network, VmId};
+use crate::model::{EventNumber, HostId, HostInfo, HostMetrics, HostState, Network, VmId};
 use crate::store::{Fence, Lease};
 
 /// What this process last heard of a host.
@@ -34,7 +36,11 @@ struct Heard {
     /// When a full look was last completed: by this process, or as the owner told the Store.
     observed: Option<Instant>,
     observed_at: Option<OffsetDateTime>,
+    /// The process that holds the lease.
+    owner: Option<String>,
     info: Option<HostInfo>,
+    /// The event that was shown when the host was asked for it.
+    info_as_of: EventNumber,
     networks: Vec<Network>,
     metrics: Option<HostMetrics>,
 }
@@ -47,12 +53,19 @@ pub(crate) struct HostHandle {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     source: Option<Arc<dyn MetricsSource>>,
     heard: Mutex<Heard>,
+    /// Whether the host has told what it has.
+    known: watch::Sender<bool>,
     /// Rises with each full look and each change of `stale`.
     version: AtomicU64,
     /// Asks the observer of this process for a look at one VM.
     looks: Mutex<Option<mpsc::Sender<Look>>>,
     /// One image at a time is copied to the host.
     pub(crate) placing: tokio::sync::Mutex<()>,
+    /// How far the host's memory of the Store has got, and how far somebody waits for it to get.
+    pub(super) kept: watch::Sender<Kept>,
+    pub(super) wanted: watch::Sender<EventNumber>,
+    /// Whether the Store was judged by it.
+    pub(super) settled: AtomicBool,
     /// Guests that were reset, as the observer hears of them.
     pub(crate) reboots: broadcast::Sender<VmId>,
 }
@@ -70,9 +83,13 @@ impl HostHandle {
             hypervisor,
             source,
             heard: Mutex::default(),
+            known: watch::Sender::new(false),
             version: AtomicU64::new(0),
             looks: Mutex::default(),
             placing: tokio::sync::Mutex::default(),
+            kept: watch::Sender::default(),
+            wanted: watch::Sender::default(),
+            settled: AtomicBool::new(false),
             reboots: broadcast::Sender::new(256),
         }
     }
@@ -95,10 +112,37 @@ impl HostHandle {
         self.heard().observed_at
     }
 
-    pub(crate) fn told(&self, info: HostInfo, networks: Vec<Network>) {
-        let mut heard = self.heard();
-        heard.info = Some(info);
-        heard.networks = networks;
+    /// The name of the process that works on the host, as this one last heard it.
+    pub(crate) fn owner(&self) -> Option<String> {
+        self.heard().owner.clone()
+    }
+
+    /// The host told what it has, asked after event `as_of` was shown.
+    pub(crate) fn told(&self, info: HostInfo, networks: Vec<Network>, as_of: EventNumber) {
+        {
+            let mut heard = self.heard();
+            heard.info = Some(info);
+            heard.info_as_of = as_of;
+            heard.networks = networks;
+        }
+        self.known.send_replace(true);
+    }
+
+    /// What the host has, as it last told, and the event that was shown before. A host that was not
+    /// reached yet is waited for.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable): it has told nothing within `at_most`.
+    pub(crate) async fn known(&self, at_most: Duration) -> Result<(HostInfo, EventNumber)> {
+        let mut known = self.known.subscribe();
+        // Its sender is here: only the time can end it.
+        _ = tokio::time::timeout(at_most, known.wait_for(|known| *known)).await;
+        let heard = self.heard();
+        let info = heard.info.clone().ok_or_else(|| {
+            let text = "The host was not reached yet, so nobody knows what it has room for; try again soon.";
+            Error::new(ErrorKind::Unavailable, text).with_retry_after(Duration::from_secs(2))
+        })?;
+        Ok((info, heard.info_as_of))
     }
 
     pub(crate) fn info(&self) -> Option<HostInfo> {
@@ -184,6 +228,7 @@ pub(super) async fn own(shared: Arc<Shared>, host: Arc<HostHandle>, want: bool) 
         match contend(&shared, &host, &mut last, want).await {
             Ok(Some(lease)) => {
                 tracing::info!(host = %host.name, fence = lease.fence.value, "this process owns the host now");
+                host.heard().owner.clone_from(&lease.holder);
                 serve(&shared, &host, lease).await;
                 tracing::warn!(host = %host.name, "this process no longer owns the host");
                 last = None;
@@ -205,6 +250,7 @@ async fn contend(
 ) -> Result<Option<Lease>> {
     let seen = shared.store.lease(host.id).await?;
     let now = shared.clock.monotonic();
+    host.heard().owner.clone_from(&seen.holder);
     if let Some(at) = seen.observed_at {
         let moved = |(before, _): &(Lease, Instant)| before.observed_at != seen.observed_at;
         let fresh = || shared.clock.now() - at < shared.timings.stale;
@@ -226,8 +272,24 @@ async fn contend(
 async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
     let (renewed, lease) = watch::channel((lease, shared.clock.monotonic()));
     let ownership = Ownership { host: Arc::clone(host), lease };
-    let observe = observer::observe(Arc::clone(shared), ownership.clone());
-    let run = runner::run(Arc::clone(shared), ownership);
+    let work = async {
+        let restore = match witness::settle(shared, host).await {
+            Ok(known) => {
+                // What the owner before this one wrote must be in memory before the host is compared with it.
+                while let Err(error) = shared.catch_up().await {
+                    tracing::debug!(host = %host.name, %error, "the log cannot be read to its end yet");
+                }
+                tokio::select! {
+                () = observer::observe(Arc::clone(shared), ownership.clone()) => return,
+                () = runner::run(Arc::clone(shared), ownership.clone()) => return,
+                restore = witness::keep(shared, &ownership, known) => restore,
+                }
+            }
+            Err(restore) => restore,
+        };
+        // This lease went with the rest. What is taken over next is what is so now.
+        _ = shared.inventory.wait_for(restore.next_event, shared.timings.show).await;
+    };
     let renew = async {
         let mut stop = shared.stopping.subscribe();
         loop {
@@ -240,13 +302,14 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
             match shared.store.renew_lease(&current, host.observed_at()).await {
                 Ok(Some(next)) => drop(renewed.send_replace((next, begun))),
                 Ok(None) => return,
+                // A newer program has upgraded the Store: this one has nothing to do with hosts any more.
+                Err(error) if error.is_outdated() => return,
                 Err(error) => tracing::debug!(host = %host.name, error = %error, "the lease could not be renewed"),
             }
         }
     };
     tokio::select! {
-        () = observe => {}
-        () = run => {}
+        () = work => {}
         () = renew => {}
     }
     host.serve_looks(None);
@@ -254,10 +317,12 @@ async fn serve(shared: &Arc<Shared>, host: &Arc<HostHandle>, lease: Lease) {
 
 /// Gives the lease back at a clean stop, so that the next owner need not wait.
 pub(super) async fn release(shared: &Shared, host: &HostHandle) {
-    if let Ok(lease) = shared.store.lease(host.id).await
-        && lease.holder.as_deref() == Some(&shared.holder)
-        && let Err(error) = shared.store.release_lease(&lease).await
-    {
+    let Ok(lease) = shared.store.lease(host.id).await else { return };
+    if lease.holder.as_deref() != Some(&shared.holder) {
+        return;
+    }
+    witness::leave(shared, host).await;
+    if let Err(error) = shared.store.release_lease(&lease).await {
         tracing::warn!(host = %host.name, error = %error, "the lease could not be given back");
     }
 }
@@ -266,6 +331,7 @@ pub(super) async fn release(shared: &Shared, host: &HostHandle) {
 pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
     let mut events = host.hypervisor.subscribe();
     loop {
+        let as_of = shared.inventory.event();
         let told = async {
             let info = host.hypervisor.host_info().await?;
             let mut networks = host.hypervisor.list_networks().await?;
@@ -275,7 +341,7 @@ pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
             Ok::<_, Error>((info, networks))
         };
         match told.await {
-            Ok((info, networks)) => host.told(info, networks),
+            Ok((info, networks)) => host.told(info, networks, as_of),
             Err(error) => tracing::debug!(host = %host.name, error = %error, "the host tells nothing"),
         }
         if let Some(source) = &host.source {

@@ -13,7 +13,7 @@ use crate::model::{Host, HostState, Network};
 /// Whether LIMEN can do its work. It tells nothing that a stranger may not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// Whether the Store answered within a second.
+    /// Whether the Store answered within a second, and takes this program's changes.
     pub store: bool,
     /// The hosts by name, and whether each can be worked with.
     pub hosts: Vec<HostHealth>,
@@ -39,6 +39,7 @@ impl Limen {
             labels: self.shared.inventory.host_labels(host.id),
             state: host.state(now, &self.shared.timings),
             observed_at: host.observed_at(),
+            owner: host.owner(),
             info: host.info(),
             metrics: host.metrics(),
         });

@@ -109,12 +109,22 @@ impl Limen {
         Ok(((*user).clone(), session))
     }
 
-    /// Who a session belongs to, from memory: what every request with a token begins with.
+    /// Who a session belongs to, from memory: what every request with a token begins with. One that
+    /// is not in memory may have begun at another process just now: the log is read to its end
+    /// first, as also where it has not been read for a second.
     ///
     /// # Errors
     /// [`Unauthenticated`](ErrorKind::Unauthenticated): ended, expired, or its user is disabled or gone.
-    pub fn authenticate(&self, session: SessionId) -> Result<Actor> {
+    /// [`Unavailable`](ErrorKind::Unavailable): it is not in memory, and the Store is away.
+    pub async fn authenticate(&self, session: SessionId) -> Result<Actor> {
+        self.shared.recall(self.shared.inventory.session(session).is_some()).await?;
         self.actor_in(session).inspect_err(|_| self.count_unknown())
+    }
+
+    /// The user of a session that is good now, from memory: to tell clients apart, not to let them in.
+    #[must_use]
+    pub fn user_of_session(&self, session: SessionId) -> Option<UserId> {
+        self.actor_in(session).ok()?.user_id()
     }
 
     fn actor_in(&self, session: SessionId) -> Result<Actor> {

@@ -80,9 +80,10 @@ fn io_error(error: std::io::Error) -> Error {
 impl ImageDir {
     /// Makes the directories where they are absent; `tidy` also removes what is abandoned in them.
     pub(super) async fn at(files: PathBuf, tidy: bool) -> Result<Self> {
-        let incoming = files.join("incoming");
-        fs::create_dir_all(&incoming).await.map_err(io_error)?;
-        let mut entries = fs::read_dir(&incoming).await.map_err(io_error)?;
+        let directories = Self::of(files);
+        let incoming = &directories.incoming;
+        fs::create_dir_all(incoming).await.map_err(io_error)?;
+        let mut entries = fs::read_dir(incoming).await.map_err(io_error)?;
         while let Some(entry) = entries.next_entry().await.map_err(io_error)? {
             let modified = entry.metadata().await.and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| modified.elapsed().ok());
@@ -90,7 +91,12 @@ impl ImageDir {
                 fs::remove_file(entry.path()).await.map_err(io_error)?;
             }
         }
-        Ok(Self { files, incoming })
+        Ok(directories)
+    }
+
+    /// The directories as they are, if they are.
+    pub(super) fn of(files: PathBuf) -> Self {
+        Self { incoming: files.join("incoming"), files }
     }
 
     fn file(&self, id: ImageId) -> PathBuf {
@@ -139,12 +145,15 @@ impl ImageDir {
         Ok(())
     }
 
-    /// Every file, in its place or being received.
-    pub(crate) async fn list(&self) -> Result<Vec<ImageFile>> {
+    /// Every file, in its place or being received; none in a directory that is not there.
+    pub(crate) async fn list(&self) -> std::io::Result<Vec<ImageFile>> {
         let mut found = Vec::new();
         for (directory, received) in [(&self.files, true), (&self.incoming, false)] {
-            let mut entries = fs::read_dir(directory).await.map_err(io_error)?;
-            while let Some(entry) = entries.next_entry().await.map_err(io_error)? {
+            let mut entries = match fs::read_dir(directory).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            while let Some(entry) = entries.next_entry().await? {
                 // One that went meanwhile is none.
                 let Ok(metadata) = entry.metadata().await else { continue };
                 if entry.path() == self.incoming {
@@ -284,9 +293,10 @@ impl Limen {
     /// another file. [`AlreadyExists`](ErrorKind::AlreadyExists), [`NoSpace`](ErrorKind::NoSpace).
     pub async fn add_image(&self, ctx: &Context, add: AddImage, source: ByteSource) -> Result<Operation> {
         self.authorize(ctx, Action::AddImage, Resource::Shared, "image")?;
-        if let Some(operation) = self.repeated(ctx, Action::AddImage, &add).await? {
-            return Ok(operation);
-        }
+        self.once(ctx, Action::AddImage, &add, self.add_new_image(ctx, &add, source)).await
+    }
+
+    async fn add_new_image(&self, ctx: &Context, add: &AddImage, source: ByteSource) -> Result<Operation> {
         validate::name("name", &add.name)?;
         if self.shared.inventory.images().iter().any(|image| image.name == add.name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "There is an image of this name already."));
@@ -300,7 +310,7 @@ impl Limen {
         Ok(operation)
     }
 
-    async fn receive_image(&self, ctx: &Context, add: AddImage, id: ImageId, source: ByteSource) -> Result<Operation> {
+    async fn receive_image(&self, ctx: &Context, add: &AddImage, id: ImageId, source: ByteSource) -> Result<Operation> {
         let images = self.shared.images()?;
         let host = self.shared.hosts.first().ok_or_else(|| Error::unavailable("Any host"))?.id;
         let (size_bytes, sha256) = images.receive(id, source).await?;
@@ -319,7 +329,7 @@ impl Limen {
         let rows = vec![Row::Image { image: Box::new(image.clone()), expect: Expect::Absent }];
         let plan = serde_json::to_value(AddImagePlan { image }).map_err(Error::internal)?;
         let proposal = on_image(OperationKind::AddImage, id, host, plan, rows, add.name.clone());
-        self.submit(ctx, &add, proposal).await
+        self.submit(ctx, add, proposal).await
     }
 
     /// Deletes an image and its copies on hosts.
@@ -364,6 +374,7 @@ fn on_image(
         plan,
         rows,
         memory_limit: None,
+        space_limit: None,
         preempt: false,
         detail: Some(name),
     }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::hypervisor::HostVm;
 use crate::model::{
     Event, EventNumber, Fact, HostId, HostRecord, Image, ImageId, ObservedSpec, Operation, OperationId, OwnerId,
-    PageRequest, Vm, VmId, VmPhase, VmRecord, VmState, VmStatus,
+    PageRequest, Restore, Vm, VmId, VmPhase, VmRecord, VmState, VmStatus,
 };
 use crate::store::Snapshot;
 pub(crate) use held::Held;
@@ -120,6 +120,7 @@ struct State {
     images: BTreeMap<ImageId, Arc<Image>>,
     hosts: BTreeMap<HostId, Arc<HostRecord>>,
     people: People,
+    restores: Vec<Arc<Restore>>,
 }
 
 /// What this process knows.
@@ -146,6 +147,7 @@ impl Inventory {
             state.hosts.insert(record.id, Arc::new(record));
         }
         state.people = People::new(snapshot.owners, snapshot.users, snapshot.sessions, snapshot.tokens);
+        state.restores.extend(snapshot.restores.into_iter().map(Arc::new));
         state.images.extend(snapshot.images.into_iter().map(|image| (image.id, Arc::new(image))));
         for record in snapshot.vms {
             let id = record.id;
@@ -273,6 +275,11 @@ impl Inventory {
         self.read().operations.get(&id).cloned()
     }
 
+    /// Every operation that is not finished.
+    pub(crate) fn operations(&self) -> Vec<Arc<Operation>> {
+        self.read().operations.values().cloned().collect()
+    }
+
     /// The operations of a host that are not finished.
     pub(crate) fn operations_of(&self, host: HostId) -> Vec<Arc<Operation>> {
         self.read().operations.values().filter(|operation| operation.host == host).cloned().collect()
@@ -284,6 +291,21 @@ impl Inventory {
 
     pub(crate) fn images(&self) -> Vec<Arc<Image>> {
         self.read().images.values().cloned().collect()
+    }
+
+    /// The restores that were noticed, oldest first.
+    pub(crate) fn restores(&self) -> Vec<Arc<Restore>> {
+        self.read().restores.clone()
+    }
+
+    /// The restore by which the event of this number was lost.
+    pub(crate) fn lost(&self, number: EventNumber) -> Option<Arc<Restore>> {
+        self.read().restores.iter().rev().find(|restore| restore.lost(number)).cloned()
+    }
+
+    /// Every VM that could be shown.
+    pub(crate) fn all_vms(&self) -> Vec<Shown> {
+        self.read().vms.values().filter_map(|entry| entry.shown.clone()).collect()
     }
 
     pub(crate) fn host_name(&self, id: HostId) -> String {
@@ -353,6 +375,7 @@ impl State {
             Fact::SessionGone { id } => self.people.session_gone(id),
             Fact::Token { record } => self.people.token(record),
             Fact::TokenGone { id } => self.people.token_gone(id),
+            Fact::Restored { restore } => self.restores.push(Arc::new(restore)),
         }
     }
 

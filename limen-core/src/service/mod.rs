@@ -22,15 +22,19 @@ pub(crate) mod operation;
 mod quota;
 mod refusals;
 mod render;
+mod restored;
 mod seed;
+mod tasks;
 mod tickets;
 mod tokens;
 mod validate;
 mod vms;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
@@ -136,6 +140,7 @@ pub(crate) struct Shared {
     pub(crate) holder: String,
     pub(crate) hosts: Vec<Arc<HostHandle>>,
     pub(crate) inventory: Inventory,
+    following: follow::Following,
     pub(crate) stopping: watch::Sender<bool>,
     /// The user whose owner gets the VMs that a simulator starts with.
     admin: Option<String>,
@@ -148,7 +153,7 @@ pub(crate) struct Shared {
     faults: Option<Arc<dyn FaultPlan>>,
 }
 
-/// How long a process that stops tries to write what it still holds.
+/// How long a process that stops tries to write what it still holds, and to close its connections.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// The owner of what the owner of the machine makes.
@@ -156,9 +161,13 @@ pub(crate) const LOCAL_OWNER: &str = "local";
 
 impl Shared {
     /// What a test wants to happen here; a crash stops this process's part for good.
+    ///
+    /// # Panics
+    /// Where it is asked for.
     pub(crate) async fn fault(&self, point: &FaultPoint) -> Fault {
         let Some(plan) = &self.faults else { return Fault::None };
         let fault = plan.at(point);
+        assert_ne!(fault, Fault::Panic, "a panic was asked for");
         if fault == Fault::Crash {
             self.stopping.send_replace(true);
             std::future::pending::<()>().await;
@@ -273,22 +282,23 @@ impl Limen {
     }
 
     /// Stops: waits for nothing but the tasks' own ends, writes what was refused and which consoles
-    /// ended into the audit, gives the leases back and closes the Store and the hosts. Operations that
-    /// are not finished go on at the next start; guests go on anyhow. Idempotent.
+    /// ended into the audit, gives the leases back and closes the Store and the hosts. A Store or host
+    /// that hangs is left after two seconds. Operations that are not finished go on at the next start;
+    /// guests go on anyhow. Idempotent.
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
         let mut tasks = self.tasks.lock().await;
         let running = !tasks.is_empty();
         tasks.shutdown().await;
         if running {
-            // A Store that hangs must not keep the process.
-            let last = async { tokio::join!(self.shared.consoles.all_closed(), refusals::write(&self.shared, true)) };
-            _ = tokio::time::timeout(LAST_WRITE, last).await;
-            for host in &self.shared.hosts {
-                host::release(&self.shared, host).await;
-                host.hypervisor.close().await;
-            }
-            self.shared.store.close().await;
+            let parting = async {
+                tokio::join!(self.shared.consoles.all_closed(), refusals::write(&self.shared, true));
+                join_all(self.shared.hosts.iter().map(|host| host::release(&self.shared, host))).await;
+                self.shared.store.close().await;
+            };
+            let closing = join_all(self.shared.hosts.iter().map(|host| host.hypervisor.close()));
+            // Neither may keep the process.
+            _ = tokio::join!(tokio::time::timeout(LAST_WRITE, parting), tokio::time::timeout(LAST_WRITE, closing));
         }
     }
 

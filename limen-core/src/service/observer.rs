@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::host::Ownership;
 use super::operation::sweep;
+use super::tasks::guarded;
 use super::{Shared, seed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{HostEvent, HostVm};
@@ -137,7 +138,7 @@ impl Observer {
     fn look_at(&mut self, vm: VmId, answers: Vec<oneshot::Sender<Result<EventNumber>>>) {
         let (number, hypervisor) = (self.number(), Arc::clone(&self.ownership.host.hypervisor));
         self.looks.spawn(async move {
-            let result = hypervisor.get(vm).await;
+            let result = guarded(hypervisor.get(vm)).await;
             (number, Seen::One { vm, result, answers })
         });
     }
@@ -150,7 +151,7 @@ impl Observer {
         self.looking_at_all = true;
         let (number, hypervisor) = (self.number(), Arc::clone(&self.ownership.host.hypervisor));
         let at = self.shared.clock.now();
-        self.looks.spawn(async move { (number, Seen::All { result: hypervisor.list().await, at }) });
+        self.looks.spawn(async move { (number, Seen::All { result: guarded(hypervisor.list()).await, at }) });
     }
 
     fn look_at_volumes(&mut self) {
@@ -159,7 +160,7 @@ impl Observer {
         }
         let (shared, ownership) = (Arc::clone(&self.shared), self.ownership.clone());
         self.looks.spawn(async move {
-            if let Err(error) = sweep::late_volumes(&shared, &ownership).await {
+            if let Err(error) = guarded(sweep::late_volumes(&shared, &ownership)).await {
                 tracing::debug!(host = %ownership.host.name, %error, "the volumes cannot be compared");
             }
             (0, Seen::Volumes)

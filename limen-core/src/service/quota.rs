@@ -6,9 +6,9 @@ use super::Limen;
 use super::host::HostHandle;
 use crate::authz::Resource;
 use crate::context::{Action, Context};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::{GIB, Quota, Usage};
-use crate::store::MemoryLimit;
+use crate::store::{MemoryLimit, SpaceLimit};
 
 /// What VMs leave of a host. It is asked when a VM is made or gets more memory; what is there stays.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,8 @@ pub struct HostReserve {
     /// 1.5; `None` is without limit.
     pub memory_overcommit: Option<f64>,
     /// The disks of a new VM, grown to their full size, leave so many bytes of the host's space
-    /// free: 2 GiB. A VM without disks asks for nothing.
+    /// free: 2 GiB. Those of all VMs that are being made at the same time count together. A VM
+    /// without disks asks for nothing.
     pub free_bytes: u64,
 }
 
@@ -48,20 +49,24 @@ impl Limen {
         Ok(QuotaView { limits: owner.quota, used })
     }
 
-    /// How much memory the VMs of `host` may have together; none where nobody knows what it has.
-    pub(super) fn memory_limit(&self, host: &HostHandle) -> Option<MemoryLimit> {
-        let (factor, info) = (self.shared.reserve.memory_overcommit?, host.info()?);
+    /// How much memory the VMs of `host` may have together; none where there is no limit.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): nobody knows yet what the host has.
+    pub(super) async fn memory_limit(&self, host: &HostHandle) -> Result<Option<MemoryLimit>> {
+        let Some(factor) = self.shared.reserve.memory_overcommit else { return Ok(None) };
+        let (info, _) = host.known(self.shared.timings.show).await?;
         // A float beyond every i64 becomes the largest one.
-        Some(MemoryLimit { host: host.id, mib: (info.memory_mib as f64 * factor) as i64 })
+        Ok(Some(MemoryLimit { host: host.id, mib: (info.memory_mib as f64 * factor) as i64 }))
     }
 
-    /// Refuses disks that may grow to `wanted` bytes where `host` would keep too little.
-    pub(super) fn refuse_without_space(&self, host: &HostHandle, wanted: u64) -> Result<()> {
-        let needed = wanted.saturating_add(self.shared.reserve.free_bytes);
-        if wanted == 0 || host.info().is_none_or(|info| needed <= info.free_bytes) {
-            return Ok(());
-        }
-        let text = "The host has less free space than the disks may grow to; make them smaller.";
-        Err(Error::new(ErrorKind::NoSpace, text))
+    /// What `host` has for new disks.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): nobody knows yet what the host has.
+    pub(super) async fn space_limit(&self, host: &HostHandle) -> Result<SpaceLimit> {
+        let (info, as_of) = host.known(self.shared.timings.show).await?;
+        let bytes = i128::from(info.free_bytes) - i128::from(self.shared.reserve.free_bytes);
+        Ok(SpaceLimit { host: host.id, bytes: i64::try_from(bytes).unwrap_or(i64::MAX), as_of })
     }
 }

@@ -81,8 +81,9 @@ impl Limen {
         let record = record.ok_or_else(refused)?;
         self.wait_for_event(record.event, CATCH_UP).await?;
         let actor = match record.holder {
-            TicketHolder::Session(session) => self.authenticate(session)?,
+            TicketHolder::Session(session) => self.authenticate(session).await?,
             TicketHolder::Token(token) => {
+                self.shared.recall(self.shared.inventory.token(token).is_some()).await?;
                 let (record, user) = self.shared.inventory.token(token).ok_or_else(refused)?;
                 self.actor_of(&record.token, &user).inspect_err(|_| self.count_unknown())?
             }

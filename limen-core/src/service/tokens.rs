@@ -14,12 +14,14 @@ use crate::authz::{Decision, Resource};
 use crate::context::{Action, Actor, Context, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex::hex;
-use crate::model::{AuditOutcome, Page, PageRequest, Token, TokenId, TokenRecord, User, VmId};
+use crate::model::{AuditOutcome, Page, PageRequest, Token, TokenId, TokenRecord, User, UserId, VmId};
 use crate::secret::Secret;
 use crate::store::{Change, Row};
 
 /// What every API token begins with.
 const PREFIX: &str = "limen_";
+/// The random bits of a token.
+const BYTES: usize = 32;
 /// How many tokens a user may have.
 const MOST: usize = 100;
 
@@ -40,6 +42,11 @@ pub(super) fn digest(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes()))
 }
 
+fn is_well_formed(secret: &str) -> bool {
+    let digits = secret.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == 2 * BYTES && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 pub(super) fn ended() -> Error {
     Error::new(ErrorKind::Unauthenticated, "The API token is not known, or has ended.")
 }
@@ -51,16 +58,32 @@ impl Limen {
         secret.starts_with(PREFIX)
     }
 
-    /// Who a token belongs to, from memory, as [`authenticate`](Self::authenticate) tells it of a
-    /// session: the actor may no more than the token's role, nor than its user may now.
+    /// Who a token belongs to, as [`authenticate`](Self::authenticate) tells it of a session: the
+    /// actor may no more than the token's role, nor than its user may now.
     ///
     /// # Errors
     /// [`Unauthenticated`](ErrorKind::Unauthenticated): unknown, deleted, expired, or its user is
     /// disabled or gone.
-    pub fn authenticate_token(&self, secret: &Secret) -> Result<Actor> {
-        let known = self.shared.inventory.token_of_hash(&digest(secret.expose())).ok_or_else(ended);
-        let actor = known.and_then(|(record, user)| self.actor_of(&record.token, &user));
-        actor.inspect_err(|_| self.count_unknown())
+    /// [`Unavailable`](ErrorKind::Unavailable): it is not in memory, and the Store is away.
+    pub async fn authenticate_token(&self, secret: &Secret) -> Result<Actor> {
+        let inventory = &self.shared.inventory;
+        let hash = digest(secret.expose());
+        // What no process has ever made needs no look at the log.
+        if is_well_formed(secret.expose()) {
+            self.shared.recall(inventory.token_of_hash(&hash).is_some()).await?;
+        }
+        self.actor_with(&hash).inspect_err(|_| self.count_unknown())
+    }
+
+    /// The user of a token that is good now, as [`user_of_session`](Self::user_of_session).
+    #[must_use]
+    pub fn user_of_token(&self, secret: &Secret) -> Option<UserId> {
+        self.actor_with(&digest(secret.expose())).ok()?.user_id()
+    }
+
+    fn actor_with(&self, hash: &str) -> Result<Actor> {
+        let (record, user) = self.shared.inventory.token_of_hash(hash).ok_or_else(ended)?;
+        self.actor_of(&record.token, &user)
     }
 
     pub(super) fn actor_of(&self, token: &Token, user: &User) -> Result<Actor> {
@@ -108,7 +131,7 @@ impl Limen {
         if mine.len() >= MOST {
             return Err(Error::new(ErrorKind::Conflict, "You have 100 API tokens; delete one first."));
         }
-        let bytes: [u8; 32] = rand::rng().random();
+        let bytes: [u8; BYTES] = rand::rng().random();
         let secret = format!("{PREFIX}{}", hex(&bytes));
         let token = Token {
             id: TokenId::generate(),

@@ -87,13 +87,15 @@ impl Limen {
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid), [`AlreadyExists`](ErrorKind::AlreadyExists) (the name),
     /// [`QuotaExceeded`](ErrorKind::QuotaExceeded), [`NoSpace`](ErrorKind::NoSpace),
-    /// [`Unsupported`](ErrorKind::Unsupported).
+    /// [`Unsupported`](ErrorKind::Unsupported). [`Unavailable`](ErrorKind::Unavailable): the host was
+    /// not reached since this process began, so nobody knows what it has room for.
     pub async fn create_vm(&self, ctx: &Context, create: CreateVm) -> Result<Operation> {
         self.authorize(ctx, Action::CreateVm, Resource::Any, "VM")?;
-        if let Some(operation) = self.repeated(ctx, Action::CreateVm, &create).await? {
-            return Ok(operation);
-        }
-        validate::create_vm(&create)?;
+        self.once(ctx, Action::CreateVm, &create, self.create_new_vm(ctx, &create)).await
+    }
+
+    async fn create_new_vm(&self, ctx: &Context, create: &CreateVm) -> Result<Operation> {
+        validate::create_vm(create)?;
         let owner = self.owner_of(ctx)?;
         if self.shared.inventory.name_taken(owner, &create.name).is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."));
@@ -101,7 +103,9 @@ impl Limen {
         let host = self.pick_host(create.host.as_deref())?;
         check_networks(&host, &create.networks).await?;
         let id = OperationId::generate();
-        let plan = self.plan_vm(&create, owner, &host, id)?;
+        let plan = self.plan_vm(create, owner, &host, id)?;
+        let memory_limit = self.memory_limit(&host).await?;
+        let space_limit = if plan.volumes.is_empty() { None } else { Some(self.space_limit(&host).await?) };
         let record = &plan.record;
         let mut rows: Vec<Row> = volume_rows(id, record).into_iter().map(Row::Volume).collect();
         rows.push(Row::Vm { record: Box::new(record.clone()), expect: Expect::Absent });
@@ -114,11 +118,12 @@ impl Limen {
             owner: Some(owner),
             plan: serde_json::to_value(&plan).map_err(Error::internal)?,
             rows,
-            memory_limit: self.memory_limit(&host),
+            memory_limit,
+            space_limit,
             preempt: false,
             detail: Some(create.name.clone()),
         };
-        self.submit(ctx, &create, proposal).await.map_err(|error| match error.kind() {
+        self.submit(ctx, create, proposal).await.map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "You have a VM of this name already."),
             _ => error,
         })
@@ -138,11 +143,20 @@ impl Limen {
         update: UpdateVm,
         expected: Option<i64>,
     ) -> Result<Operation> {
-        if let Some(operation) = self.repeated(ctx, Action::UpdateVm, &(id, &update)).await? {
-            return Ok(operation);
-        }
+        let request = (id, &update);
+        let work = self.as_it_is(|| self.update_vm_as_shown(ctx, id, &update, expected));
+        self.once(ctx, Action::UpdateVm, &request, work).await
+    }
+
+    async fn update_vm_as_shown(
+        &self,
+        ctx: &Context,
+        id: VmId,
+        update: &UpdateVm,
+        expected: Option<i64>,
+    ) -> Result<Operation> {
         let (shown, record) = self.find_managed(ctx, Action::UpdateVm, id)?;
-        validate::update_vm(&update)?;
+        validate::update_vm(update)?;
         operation::refuse_other_version(&record, expected)?;
         operation::refuse_unless_defined(shown.vm.status.state)?;
         if let Some(name) = update.name.as_deref().filter(|name| *name != record.name)
@@ -167,9 +181,9 @@ impl Limen {
             let (raised, version) = (Some(raised), record.version + 1);
             let reserving = VmRecord { raised, version, ..(*record).clone() };
             proposal.rows = vec![Row::Vm { record: Box::new(reserving), expect: Expect::Version(record.version) }];
-            proposal.memory_limit = self.host(record.host).ok().and_then(|host| self.memory_limit(host));
+            proposal.memory_limit = self.memory_limit(self.host(record.host)?).await?;
         }
-        self.submit(ctx, &(id, &update), proposal).await
+        self.submit(ctx, &(id, update), proposal).await
     }
 
     /// Deletes a VM: cuts its power, removes its definition and the volumes that it owns. It takes
@@ -178,6 +192,10 @@ impl Limen {
     /// # Errors
     /// [`PreconditionFailed`](ErrorKind::PreconditionFailed): the record's version is not `expected`.
     pub async fn delete_vm(&self, ctx: &Context, id: VmId, expected: Option<i64>) -> Result<Operation> {
+        self.as_it_is(|| self.delete_vm_as_shown(ctx, id, expected)).await
+    }
+
+    async fn delete_vm_as_shown(&self, ctx: &Context, id: VmId, expected: Option<i64>) -> Result<Operation> {
         let (_, record) = self.find_managed(ctx, Action::DeleteVm, id)?;
         operation::refuse_other_version(&record, expected)?;
         let volumes = record.spec.disks.iter().map(|disk| VolumeRef { id: disk.volume, format: disk.format }).collect();
@@ -209,9 +227,15 @@ impl Limen {
         timeout_s: Option<u32>,
     ) -> Result<Operation> {
         let request = (id, action, timeout_s);
-        if let Some(operation) = self.repeated(ctx, Action::ChangePower, &request).await? {
-            return Ok(operation);
-        }
+        self.once(ctx, Action::ChangePower, &request, self.change_power_as_shown(ctx, request)).await
+    }
+
+    async fn change_power_as_shown(
+        &self,
+        ctx: &Context,
+        request: (VmId, PowerAction, Option<u32>),
+    ) -> Result<Operation> {
+        let (id, action, timeout_s) = request;
         let (shown, record) = self.find_managed(ctx, Action::ChangePower, id)?;
         let timeout_s = timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
         validate::timeout_s(timeout_s)?;
@@ -228,6 +252,22 @@ impl Limen {
         proposal.preempt = matches!(action, PowerAction::PowerOff | PowerAction::Reset);
         proposal.detail = Some(action.as_str().to_owned());
         self.submit(ctx, &request, proposal).await
+    }
+
+    /// Does `change`, which writes a record as the next version of what this process shows; and once
+    /// more where the record had moved on, and this process with it: another process was ahead.
+    async fn as_it_is<F>(&self, change: impl Fn() -> F) -> Result<Operation>
+    where
+        F: Future<Output = Result<Operation>>,
+    {
+        let before = self.event();
+        match change().await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                self.shared.catch_up().await?;
+                if self.event() == before { Err(error) } else { change().await }
+            }
+            other => other,
+        }
     }
 
     /// A VM in the actor's sight.
@@ -315,8 +355,6 @@ impl Limen {
                 Some(Iso { image: id, volume: copy_id(id, host.id) })
             }
         };
-        let wanted: u64 = volumes.iter().map(|planned| planned.volume.capacity_bytes).sum();
-        self.refuse_without_space(host, wanted)?;
         let nics = create.networks.iter().map(|network| Nic { mac: random_mac(), network: network.clone() }).collect();
         let now = self.now();
         images.sort_unstable();
@@ -427,6 +465,7 @@ fn on_vm(kind: OperationKind, record: &VmRecord, plan: serde_json::Value) -> Pro
         plan,
         rows: Vec::new(),
         memory_limit: None,
+        space_limit: None,
         preempt: false,
         detail: None,
     }

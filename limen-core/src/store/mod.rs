@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 use crate::error::Result;
 use crate::model::{
     AuditQuery, AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal,
-    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, SessionId, SessionRecord, TicketRecord,
-    TokenId, TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord,
+    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, Restore, SessionId, SessionRecord,
+    TicketRecord, TokenId, TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord, Witness,
 };
 use crate::secret::Secret;
 
@@ -63,7 +63,7 @@ impl Default for PoolSettings {
 pub struct Install {
     /// The installation: made at the Store's first start, never changed.
     pub id: InstallId,
-    /// The Store's epoch: changes when a Store is restored.
+    /// The Store's epoch: rises each time that it is found to be restored.
     pub epoch: i64,
 }
 
@@ -239,6 +239,9 @@ pub enum OperationWrite {
     /// [`Conflict`](crate::ErrorKind::Conflict), but for one that goes from finished to `undoing`
     /// (a late effect was found).
     Update(Box<OperationRow>),
+    /// A held operation as it shall be; a finished state releases the locks that it holds. One that
+    /// is not held, or not any more, is a [`Conflict`](crate::ErrorKind::Conflict).
+    Settle(Box<OperationRow>),
     /// Sets `cancel_requested`; no effect on a finished operation.
     RequestCancel(OperationId),
 }
@@ -272,6 +275,10 @@ pub struct Change {
     /// How much memory the VMs of a host may have together: rows that raise the sum past it are
     /// [`NoSpace`](crate::ErrorKind::NoSpace).
     pub memory_limit: Option<MemoryLimit>,
+    /// How much space the host had for disks when it last told: volumes of VMs among the rows that
+    /// are more than that, with those that it could not know of yet, are
+    /// [`NoSpace`](crate::ErrorKind::NoSpace).
+    pub space_limit: Option<SpaceLimit>,
 }
 
 /// How much memory the VMs of a host may have together.
@@ -281,6 +288,21 @@ pub struct MemoryLimit {
     pub host: HostId,
     /// The limit in MiB.
     pub mib: i64,
+}
+
+/// How much space a host had for the disks of VMs at a moment.
+///
+/// What was free then is compared with the volumes of VMs, fully grown, that are new in the change,
+/// that are not filled yet, or that were filled after that moment: exactly, among any number of
+/// changes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceLimit {
+    /// The host.
+    pub host: HostId,
+    /// What it had for new disks, in bytes.
+    pub bytes: i64,
+    /// The moment: an event that was in the log before the host told.
+    pub as_of: EventNumber,
 }
 
 /// What became of a [`Change`].
@@ -320,6 +342,8 @@ pub struct Snapshot {
     pub sessions: Vec<SessionRecord>,
     /// API tokens.
     pub tokens: Vec<TokenRecord>,
+    /// The restores that were noticed, oldest first.
+    pub restores: Vec<Restore>,
 }
 
 /// A part of the log.
@@ -387,12 +411,29 @@ impl Default for Retention {
 ///
 /// Common to all methods: each is one transaction, atomic and durable when it returns; a database
 /// that cannot be reached or is overloaded answers [`Unavailable`](crate::ErrorKind::Unavailable)
-/// (serialization failures and deadlocks are retried inside first); a full disk answers
+/// (serialization failures and deadlocks are retried inside first), and so does every change of a
+/// database that a newer program has upgraded; a full disk answers
 /// [`NoSpace`](crate::ErrorKind::NoSpace).
 #[async_trait]
 pub trait Store: Debug + Send + Sync + 'static {
-    /// Which installation this is.
+    /// Which installation this is, and its epoch now.
     async fn install(&self) -> Result<Install>;
+
+    /// How far this Store has got: what a host is to remember of it.
+    async fn witness(&self) -> Result<Witness>;
+
+    /// Holds this Store against what a host remembers of it. None where it is the Store that the
+    /// host knows, as far as it got then or further: also one that was moved, or one of which this
+    /// very loss was noticed before. Of a witness of another installation nothing is told: none.
+    ///
+    /// Else the Store was restored from a copy of before, and everything of the time that was lost
+    /// is taken account of at once: a new epoch begins, the numbers of events go on beyond any that
+    /// the host can know of, every session ends, every lease is free under a fence that nobody
+    /// holds, and every unfinished operation is [`Held`](crate::model::OperationState::Held). `host`
+    /// names the host, `audit` is the record of it.
+    ///
+    /// Of several calls at once with the same witness, one notices and the others are told none.
+    async fn judge(&self, witness: &Witness, host: &str, audit: AuditRecord) -> Result<Option<Restore>>;
 
     /// Writes `change`, all of it or nothing. Where the answer of a commit was lost, the operation
     /// id or idempotency key in it tells whether it went through; a change with neither answers
@@ -469,7 +510,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// event), and console tickets that have expired, at most [`PRUNED_AT_ONCE`] rows of a table; answers how many rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;
 
-    /// Answers when the database does.
+    /// Answers when the database does, and takes this program's changes.
     async fn ping(&self) -> Result<()>;
 
     /// Ends all connections. Idempotent.

@@ -40,6 +40,30 @@ impl SqliteStore {
         Self::start(shared(pool, &cell), Watch::Sqlite(options)).await
     }
 
+    /// Opens the database file at `path` to be read: it is neither made nor brought to this
+    /// program's schema, and a change of it is [`Unavailable`](ErrorKind::Unavailable). Must be
+    /// called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable): there is no file, or it cannot be opened.
+    /// [`Conflict`](ErrorKind::Conflict): the schema is older or newer than this program.
+    pub async fn open_read_only(path: impl AsRef<Path>, settings: &PoolSettings) -> Result<Self> {
+        let path = path.as_ref();
+        tokio::fs::metadata(path).await.map_err(|error| {
+            let text = "There is no store here yet: start the server once, or name the one that it uses.";
+            Error::new(ErrorKind::Unavailable, text).with_source(error)
+        })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(settings.acquire_timeout)
+            .disable_statement_logging();
+        let settings = PoolSettings { max_open: settings.max_open.min(MOST_CONNECTIONS), ..*settings };
+        let cell = PoolCell::default();
+        let pool = pool_options(&settings, &cell).connect_lazy_with(options.clone());
+        Self::look(shared(pool, &cell), Watch::Sqlite(options)).await
+    }
+
     /// A Store in this process' memory, gone with it: for trying out and for tests. Must be called
     /// on a tokio runtime.
     ///

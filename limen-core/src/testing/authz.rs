@@ -41,7 +41,7 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
             ("other's", Resource::Vm { id: VM, owner: Some(OTHER) }),
             ("unmanaged", Resource::Vm { id: VM, owner: None }),
         ],
-        Action::GetOperation | Action::CancelOperation => vec![
+        Action::GetOperation | Action::CancelOperation | Action::ResumeOperation | Action::AbandonOperation => vec![
             ("own", Resource::Operation { owner: Some(OWN), vm: Some(VM) }),
             ("other's", Resource::Operation { owner: Some(OTHER), vm: Some(VM) }),
             ("nobody's", Resource::Operation { owner: None, vm: None }),
@@ -98,7 +98,7 @@ pub fn matrix(policy: &dyn Authz) -> String {
 }
 
 fn line(action: &str, object: &str, cells: [&str; 9]) -> String {
-    let mut line = format!("{action:<17}{object:<11}");
+    let mut line = format!("{action:<18}{object:<11}");
     for cell in cells {
         // Writing into a string cannot fail.
         let _ = write!(line, "{cell:<10}");

@@ -29,6 +29,7 @@ const EVERYTHING: Capability = Capability {
     stats: true,
     change_definition: true,
     uefi: true,
+    witness: true,
     seeded: false,
 };
 
@@ -44,6 +45,7 @@ pub const SHIPPED: &[Shipped] = &[
             serial_console: false,
             stats: false,
             uefi: false,
+            witness: false,
             ..EVERYTHING
         },
         exceptions: &[("reset_is_told", "libvirt's test driver resets without telling")],

@@ -17,7 +17,7 @@ impl Auth {
     #[oai(path = "/api/auth/login", method = "post", operation_id = "login", tag = "Tag::Auth")]
     async fn login(&self, anybody: Anybody, _query: Plain, body: Body<LoginBody>) -> Result<Json<TokenAnswer>> {
         let Body(LoginBody { username, password }) = body;
-        let (_, session) = anybody.limen().login(&anybody, &username, &password).await?;
+        let session = anybody.login(&username, &password).await?;
         let (access_token, expires_in) = anybody.app().tokens.issue(&session)?;
         let answer = Json::of(&TokenAnswer { access_token, token_type: "Bearer".to_owned(), expires_in })?;
         Ok(answer.at(anybody.limen().event()))

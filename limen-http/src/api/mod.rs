@@ -9,6 +9,7 @@ mod hosts;
 mod images;
 mod operations;
 mod quota;
+mod restored;
 mod tokens;
 mod users;
 mod vms;
@@ -61,6 +62,7 @@ fn all() -> impl OpenApi {
         events::Events,
         audit::Audit,
         check::Check,
+        restored::Restored,
     )
 }
 

@@ -30,7 +30,8 @@ impl Operations {
     /// Read an operation
     #[oai(path = "/api/operations/:id", method = "get", operation_id = "get_operation", tag = "Tag::Operations")]
     async fn get_operation(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Json<Operation>> {
-        Json::of(&caller.limen().get_operation(&caller, OperationId(id.0)).await?)
+        let operation = caller.limen().get_operation(&caller, OperationId(id.0)).await?;
+        Ok(Json::of(&operation)?.at(caller.event()))
     }
 
     /// Ask an operation to stop and take back what it did
@@ -43,5 +44,28 @@ impl Operations {
     async fn cancel_operation(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Accepted> {
         let operation = caller.limen().cancel_operation(&caller, OperationId(id.0)).await?;
         Accepted::new(&operation, caller.event())
+    }
+
+    /// Let an operation go on that is held since the store was restored; for admins
+    #[oai(
+        path = "/api/operations/:id/resume",
+        method = "post",
+        operation_id = "resume_operation",
+        tag = "Tag::Operations"
+    )]
+    async fn resume_operation(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Accepted> {
+        let operation = caller.limen().resume_operation(&caller, OperationId(id.0)).await?;
+        Accepted::new(&operation, caller.event())
+    }
+
+    /// Give up an operation that is held since the store was restored; no host is touched; for admins
+    #[oai(
+        path = "/api/operations/:id/abandon",
+        method = "post",
+        operation_id = "abandon_operation",
+        tag = "Tag::Operations"
+    )]
+    async fn abandon_operation(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Json<Operation>> {
+        Json::of(&caller.limen().abandon_operation(&caller, OperationId(id.0)).await?)
     }
 }

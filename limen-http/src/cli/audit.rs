@@ -72,7 +72,7 @@ impl Filter {
 
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: AuditCommand) -> Result {
     let AuditCommand::List(filter) = command;
-    let door = Door::open(args, config, Intent::Read).await?;
+    let door = Door::open(args, config, Intent::Look).await?;
     let done = list(&door, args, &filter).await;
     door.close().await;
     done

@@ -47,7 +47,7 @@ pub(super) struct ConsoleArgs {
 }
 
 pub(super) async fn run(config: &CoreConfig, vm: &str, args: &ConsoleArgs) -> Result<u8> {
-    let limen = open_local(config, Intent::Read).await?;
+    let limen = open_local(config, Intent::Record).await?;
     let done = work(&limen, vm, args).await;
     limen.shutdown().await;
     done.map(|()| 0)

@@ -28,18 +28,24 @@ enum Way {
 /// What a command is about to do: it decides whether this process may take the host's work over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Look only.
-    Read,
+    /// Look only: nothing is made where there is nothing, no schema is changed.
+    Look,
+    /// Change what lives in the Store alone: no host has to be taken over for it.
+    Record,
     /// Start operations: with no server, this process runs them.
     Change,
 }
 
 /// Opens LIMEN in this process, on the machine's Store and hypervisor.
 pub(super) async fn open_local(config: &CoreConfig, intent: Intent) -> Result<Limen> {
+    if intent == Intent::Look {
+        let store = start::open_store_read_only(config).await?;
+        return Ok(start::builder(config, store).await?.read_only().build().await?);
+    }
     start::make_data_dir(config)?;
     let store = start::open_store(config).await?;
     let builder = start::builder(config, store).await?;
-    let builder = if intent == Intent::Read { builder.passive() } else { builder };
+    let builder = if intent == Intent::Record { builder.passive() } else { builder };
     Ok(builder.build().await?)
 }
 
@@ -78,11 +84,14 @@ impl Door {
         };
         let client = reqwest::Client::builder().no_proxy().read_timeout(Duration::from_secs(60)).build();
         let client = client.map_err(|error| Failure::new(1, format!("no HTTP client: {error}")))?;
-        let mut request = client.get(format!("{url}{path}")).bearer_auth(token);
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        let ask = || {
+            let request = client.get(format!("{url}{path}")).bearer_auth(token);
+            match &header {
+                Some((name, value)) => request.header(*name, value),
+                None => request,
+            }
+        };
+        let response = take_turn(url, ask).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -121,6 +130,11 @@ impl Door {
             match output::text(&operation, "/state") {
                 "succeeded" => return Ok(operation),
                 "failed" | "cancelled" => return Err(failed(&operation)),
+                "held" => {
+                    let id = output::text(&operation, "/id");
+                    let text = format!("{id} is held since the database was restored: see `limen restored`");
+                    return Err(Failure::new(1, text));
+                }
                 _ => {}
             }
             if at_most.is_some_and(|at_most| started.elapsed() >= at_most) {
@@ -161,16 +175,38 @@ pub(super) async fn send(
     path: &str,
     body: Option<Value>,
 ) -> Result<(StatusCode, Vec<u8>)> {
-    let mut request = client.request(method, format!("{url}{path}"));
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+    let ask = || {
+        let mut request = client.request(method.clone(), format!("{url}{path}"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        request
+    };
+    let response = take_turn(url, ask).await?;
     let status = response.status();
     Ok((status, response.bytes().await.map_err(|error| unreachable(url, &error))?.to_vec()))
+}
+
+/// The longest that a command waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(60);
+
+/// Sends a request, and once more when the server says how long to wait first: it did nothing for a
+/// request that it refused so.
+async fn take_turn(url: &str, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response> {
+    let send = async || request().send().await.map_err(|error| unreachable(url, &error));
+    let response = send().await?;
+    let told = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    match told.map(Duration::from_secs) {
+        Some(wait) if response.status() == StatusCode::TOO_MANY_REQUESTS && wait <= LONGEST_TURN => {
+            eprintln!("limen: {url} takes no more requests for now; trying once more in {} s", wait.as_secs());
+            tokio::time::sleep(wait).await;
+            send().await
+        }
+        _ => Ok(response),
+    }
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {

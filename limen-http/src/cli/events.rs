@@ -36,7 +36,7 @@ pub(super) async fn run(door: &DoorArgs, config: &CoreConfig, args: &EventsArgs)
     if door.local {
         return local(config, args.after, print).await;
     }
-    let open = Door::open(door, config, Intent::Read).await?;
+    let open = Door::open(door, config, Intent::Look).await?;
     let mut last = args.after;
     // The first time it must work; later a server that is away is waited for.
     let mut begun = false;
@@ -52,7 +52,7 @@ pub(super) async fn run(door: &DoorArgs, config: &CoreConfig, args: &EventsArgs)
 }
 
 async fn local(config: &CoreConfig, after: Option<i64>, print: impl Fn(&Value) -> bool) -> Result {
-    let limen = door::open_local(config, Intent::Read).await?;
+    let limen = door::open_local(config, Intent::Look).await?;
     let after = after.unwrap_or_else(|| limen.event());
     let mut events = limen.watch_events(&Context::local(), after).await?;
     let mut done = Ok(());

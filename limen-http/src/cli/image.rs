@@ -55,7 +55,7 @@ pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: ImageComm
 }
 
 async fn list(args: &DoorArgs, config: &CoreConfig) -> Result {
-    let door = Door::open(args, config, Intent::Read).await?;
+    let door = Door::open(args, config, Intent::Look).await?;
     let images = door.list("/api/images").await;
     door.close().await;
     let images = images?;

@@ -6,10 +6,12 @@ mod console;
 mod doctor;
 mod door;
 mod events;
+mod host;
 mod image;
 mod op;
 mod output;
 mod port;
+mod restored;
 mod serve;
 mod session;
 mod token;
@@ -116,6 +118,9 @@ enum Command {
     /// Virtual machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Hosts: the machines that guests run on
+    #[command(subcommand)]
+    Host(host::HostCommand),
     /// Operations: durable changes, at work and finished
     #[command(subcommand)]
     Op(op::OpCommand),
@@ -131,6 +136,9 @@ enum Command {
     /// Compare store, hosts, files and memory; changes nothing
     #[command(after_help = check::HELP)]
     Check,
+    /// What is to be seen to after the database was restored from a backup; for admins
+    #[command(after_help = restored::HELP)]
+    Restored,
     /// Print the version
     Version,
 }
@@ -225,11 +233,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Token(command) => token::run(&door, &config, command).await?,
         Command::Image(command) => image::run(&door, &config, command).await?,
         Command::Vm(command) => return vm::run(&door, &config, command).await,
+        Command::Host(command) => host::run(&door, &config, &command).await?,
         Command::Op(command) => op::run(&door, &config, command).await?,
         Command::Events(args) => events::run(&door, &config, &args).await?,
         Command::Audit(command) => audit::run(&door, &config, command).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
         Command::Check => return check::run(&door, &config).await,
+        Command::Restored => restored::run(&door, &config).await?,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(0)

@@ -29,6 +29,16 @@ pub(super) enum OpCommand {
         /// The operation
         id: Uuid,
     },
+    /// Let an operation go on that is held since the database was restored
+    Resume {
+        /// The operation
+        id: Uuid,
+    },
+    /// Give up an operation that is held since the database was restored; nothing on the host is touched
+    Abandon {
+        /// The operation
+        id: Uuid,
+    },
     /// Wait until an operation is finished; fails when it failed
     Wait {
         /// The operation
@@ -41,8 +51,9 @@ pub(super) enum OpCommand {
 
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: OpCommand) -> Result {
     let intent = match command {
-        OpCommand::List { .. } | OpCommand::Show { .. } => Intent::Read,
-        OpCommand::Cancel { .. } | OpCommand::Wait { .. } => Intent::Change,
+        OpCommand::List { .. } | OpCommand::Show { .. } => Intent::Look,
+        OpCommand::Abandon { .. } => Intent::Record,
+        OpCommand::Cancel { .. } | OpCommand::Resume { .. } | OpCommand::Wait { .. } => Intent::Change,
     };
     let door = Door::open(args, config, intent).await?;
     let done = work(&door, args, command).await;
@@ -71,6 +82,14 @@ async fn work(door: &Door, args: &DoorArgs, command: OpCommand) -> Result {
         OpCommand::Show { id } => output::json(&door.get(&format!("/api/operations/{id}")).await?),
         OpCommand::Cancel { id } => {
             let operation = door.call(Method::POST, &format!("/api/operations/{id}/cancel"), None).await?;
+            report(args, &operation);
+        }
+        OpCommand::Resume { id } => {
+            let operation = door.call(Method::POST, &format!("/api/operations/{id}/resume"), None).await?;
+            report(args, &operation);
+        }
+        OpCommand::Abandon { id } => {
+            let operation = door.call(Method::POST, &format!("/api/operations/{id}/abandon"), None).await?;
             report(args, &operation);
         }
         OpCommand::Wait { id, timeout } => {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, Result, output, port};
 use crate::app::{self, App};
 use crate::config::{CoreConfig, HttpConfig};
-use crate::{server, start};
+use crate::{logging, server, start};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -23,13 +23,15 @@ The first start makes a user (ADMIN_USER, ADMIN_PASSWORD). Without a password on
 initial-admin-password in the data directory; it is shown only on a terminal, and removed when it is changed.";
 
 pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
+    logging::log_panics();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     start::make_data_dir(core)?;
     let jwt_secret = start::jwt_secret(core, http)?;
+    allow_connections();
     let listener = listen(http).await?;
     let address = listener.local_addr()?;
 
-    let store = start::open_store(core).await?;
+    let store = start::await_store(core).await?;
     let first = start::first_admin(core, http, &*store).await?;
     let mut builder = start::builder(core, store).await?.session(http.token_expiry).retention(http.retention);
     let lock = start::lock_data_dir(core);
@@ -40,9 +42,17 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
         builder = builder.admin(first.seed.clone());
     }
     let limen = builder.build().await.map_err(start::name_admin)?;
+    if let Some(lock) = &lock {
+        tracing::info!(target: "limen", name = lock.holder, "the name of this server");
+    }
     let initial = start::initial_password(core, &http.admin_user);
-    let mut app =
-        App::new(limen.clone(), &jwt_secret).with_initial_password(initial).with_origins(http.origins.clone());
+    let mut app = App::new(limen.clone(), &jwt_secret)
+        .with_initial_password(initial)
+        .with_origins(http.origins.clone())
+        .with_proxies(http.proxies.clone());
+    if let Some(rate) = http.rate {
+        app = app.with_rate_limit(rate.per_second, rate.burst);
+    }
     if let Some(previous) = &http.jwt_secret_previous {
         app = app.with_previous_secret(previous);
     }
@@ -62,10 +72,20 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     if let Some(first) = first.filter(|first| first.made) {
         announce(&first);
     }
-    server::serve(listener, endpoint, stop).await?;
+    server::serve_with(listener, endpoint, http.timeouts, stop).await?;
     limen.shutdown().await;
     drop(lock);
     Ok(())
+}
+
+/// Each connection is an open file, and the usual limit of 1024 is for programs that know only as
+/// many: this one may have what the system allows it.
+fn allow_connections() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!(target: "limen", %error, "the limit of open files stays as it is");
+    }
 }
 
 /// The password is shown to a person at a terminal, never to a log.

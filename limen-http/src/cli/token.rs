@@ -42,8 +42,8 @@ pub(super) enum TokenCommand {
 }
 
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: TokenCommand) -> Result {
-    // Tokens live in the Store alone: no host has to be taken over for them.
-    let door = Door::open(args, config, Intent::Read).await?;
+    let intent = if matches!(command, TokenCommand::List) { Intent::Look } else { Intent::Record };
+    let door = Door::open(args, config, intent).await?;
     let done = work(&door, args, command).await;
     door.close().await;
     done

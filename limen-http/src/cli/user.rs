@@ -114,8 +114,12 @@ impl RoleArg {
 }
 
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: UserCommand) -> Result {
-    // Users live in the Store alone: no host has to be taken over for them.
-    let door = Door::open(args, config, Intent::Read).await?;
+    let intent = match &command {
+        UserCommand::List | UserCommand::Quota { name: None, .. } => Intent::Look,
+        UserCommand::Quota { quota, .. } if quota.body().is_empty() => Intent::Look,
+        _ => Intent::Record,
+    };
+    let door = Door::open(args, config, intent).await?;
     let done = work(&door, args, config, command).await;
     door.close().await;
     done

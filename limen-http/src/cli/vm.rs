@@ -74,7 +74,7 @@ pub(super) struct ListArgs {
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: VmCommand) -> Result<u8> {
     let intent = match &command {
         VmCommand::Console { vm, console } => return console::run(config, &vm.vm, console).await,
-        VmCommand::List(_) | VmCommand::Show(_) => Intent::Read,
+        VmCommand::List(_) | VmCommand::Show(_) => Intent::Look,
         _ => Intent::Change,
     };
     let door = Door::open(args, config, intent).await?;

@@ -7,8 +7,10 @@ use limen_core::Secret;
 use limen_core::hypervisor::libvirt::VirtChoice;
 use limen_core::model::GIB;
 use limen_core::service::HostReserve;
+use limen_core::store::PoolSettings;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::pool::PoolArgs;
 use super::value::{directory, given, number, one_of, percent_encode};
 use super::{Result, refuse};
 
@@ -73,6 +75,8 @@ pub(crate) struct CoreArgs {
     /// PostgreSQL's database [default: limen]
     #[arg(long, env = "DB_NAME", value_name = "NAME", global = true, hide_env_values = true, hide_short_help = true)]
     pub(super) db_name: Option<String>,
+    #[command(flatten)]
+    pub(super) pool: PoolArgs,
     /// What LIMEN keeps on this machine [default: /var/lib/limen]
     #[arg(
         long = "data-dir",
@@ -193,6 +197,7 @@ pub(crate) struct CoreConfig {
     pub(crate) hypervisor: HypervisorChoice,
     pub(crate) virt_type: VirtChoice,
     pub(crate) store: StoreChoice,
+    pub(crate) pool: PoolSettings,
     pub(crate) data_dir: PathBuf,
     pub(crate) vms_dir: PathBuf,
     pub(crate) images_dir: PathBuf,
@@ -214,6 +219,7 @@ impl CoreArgs {
             )?
             .unwrap_or(VirtChoice::Auto),
             store: self.store(&data_dir)?,
+            pool: self.pool.judge()?,
             vms_dir: directory("LIMEN_VMS_DIR", self.vms_dir.as_ref())?.unwrap_or_else(|| data_dir.join("vms")),
             images_dir: directory("LIMEN_IMAGES_DIR", self.images_dir.as_ref())?
                 .unwrap_or_else(|| data_dir.join("images")),

@@ -13,7 +13,7 @@ impl Origins {
     }
 
     /// Reads a list like `https://www.example.org,https://example.org:8443`.
-    pub(super) fn parse(name: &str, text: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
         let mut origins = Vec::new();
         for part in text.split(',').map(str::trim) {
             if let Err(why) = judge(part) {

@@ -7,10 +7,13 @@ use clap::Args;
 use limen_core::Secret;
 use limen_core::store::Retention;
 
+use super::limits::{LimitArgs, Rate};
 use super::origins::Origins;
+use super::proxies::Proxies;
 use super::retention::RetentionArgs;
 use super::value::{given, number};
 use super::{Result, refuse};
+use crate::pace::Timeouts;
 
 /// What the server alone needs.
 #[derive(Args, Clone, Default)]
@@ -43,6 +46,12 @@ pub(crate) struct HttpArgs {
     /// separated by commas [default: none]
     #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGINS", hide_env_values = true)]
     pub(super) allowed_origins: Option<String>,
+    /// Addresses and nets of proxies, separated by commas, whose X-Forwarded-For and
+    /// X-Forwarded-Proto are believed; none for nobody's [default: 127.0.0.0/8,::1]
+    #[arg(long, env = "TRUSTED_PROXIES", value_name = "NETS", hide_env_values = true)]
+    pub(super) trusted_proxies: Option<String>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) retention: RetentionArgs,
 }
@@ -63,6 +72,9 @@ pub(crate) struct HttpConfig {
     pub(crate) admin_user: String,
     pub(crate) admin_password: Option<Secret>,
     pub(crate) origins: Origins,
+    pub(crate) proxies: Proxies,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) retention: Retention,
 }
 
@@ -115,6 +127,12 @@ impl HttpArgs {
                 None => Origins::default(),
                 Some(text) => Origins::parse("ALLOWED_ORIGINS", text)?,
             },
+            proxies: match given("TRUSTED_PROXIES", self.trusted_proxies.as_ref())? {
+                None => Proxies::default(),
+                Some(text) => Proxies::parse("TRUSTED_PROXIES", text)?,
+            },
+            rate: self.limits.rate()?,
+            timeouts: self.limits.timeouts()?,
             retention: self.retention.judge()?,
         })
     }

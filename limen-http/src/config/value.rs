@@ -1,6 +1,8 @@
 //! Texts as values: each refusal is one sentence that names the variable.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Result, refuse};
 
@@ -34,6 +36,35 @@ pub(super) fn number(name: &str, text: &str, least: u16) -> Result<u16> {
     match text.parse() {
         Ok(number) if number >= least => Ok(number),
         _ => refuse(format!("{name} must be a number from {least} to 65535, not {text:?}.")),
+    }
+}
+
+/// A whole number of seconds, minutes, hours or days: `15s`, `10m`, `1h`, `7d`.
+pub(super) fn duration(
+    name: &str,
+    value: Option<&String>,
+    range: RangeInclusive<Duration>,
+) -> Result<Option<Duration>> {
+    let Some(text) = given(name, value)? else { return Ok(None) };
+    let read = |text: &str| {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let seconds: u64 = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        let number = number.bytes().all(|digit| digit.is_ascii_digit()).then(|| number.parse::<u64>().ok())??;
+        Some(Duration::from_secs(number.checked_mul(seconds)?))
+    };
+    match read(text) {
+        Some(duration) if range.contains(&duration) => Ok(Some(duration)),
+        _ => refuse(format!(
+            "{name} must be a time like 15s, 10m or 1h, from {}s to {}s, not {text:?}.",
+            range.start().as_secs(),
+            range.end().as_secs()
+        )),
     }
 }
 

@@ -45,10 +45,7 @@ enumerated! {
     ImageFormat: &[ImageFormat::Qcow2, ImageFormat::Raw, ImageFormat::Iso];
     ImagePhase: &[ImagePhase::Adding, ImagePhase::Ready, ImagePhase::Deleting];
     OperationKind: &OperationKind::ALL;
-    OperationState: &[
-        OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Succeeded,
-        OperationState::Failed, OperationState::Cancelled,
-    ];
+    OperationState: &OperationState::ALL;
     PowerAction: &PowerAction::ALL;
     Role: &[Role::Admin, Role::Operator, Role::User, Role::Viewer];
     Severity: &Severity::ALL;

@@ -62,6 +62,9 @@ pub(crate) struct HostSchema {
     state: Wire<HostState>,
     /// When it was last observed in full.
     observed_at: Option<OffsetDateTime>,
+    /// The server that works on it, by the name that `limen serve` logs when it starts; null where
+    /// none does.
+    owner: Option<String>,
     /// What it has; null until it was reached once.
     info: Option<HostInfoSchema>,
     /// Its figures as last sampled.

@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod operation;
 mod quota;
+mod restored;
 mod ticket;
 mod token;
 mod user;

@@ -15,7 +15,7 @@ use crate::harness::{Answer, PASSWORD, Server};
 use crate::process::Running;
 
 /// The long forms of the tests named campaign.
-fn is_full() -> bool {
+pub(crate) fn is_full() -> bool {
     std::env::var_os("LIMEN_CAMPAIGN").is_some_and(|form| form == "full")
 }
 
@@ -231,7 +231,7 @@ fn campaign_who_has_no_identity_writes_nothing() {
 }
 
 /// The time that `share` percent stay below.
-fn quantile(times: &[Duration], share: usize) -> Duration {
+pub(crate) fn quantile(times: &[Duration], share: usize) -> Duration {
     let mut times = times.to_vec();
     times.sort_unstable();
     times[(times.len() - 1) * share / 100]
@@ -242,7 +242,7 @@ fn median(times: &[Duration]) -> Duration {
 }
 
 /// A figure of `/proc/<pid>/status`, in MiB.
-fn memory_mib(pid: u32, figure: &str) -> u64 {
+pub(crate) fn memory_mib(pid: u32, figure: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find(|line| line.starts_with(figure)).expect("a figure");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024

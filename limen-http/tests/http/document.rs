@@ -34,8 +34,9 @@ fn it_is_the_committed_one() {
 fn every_operation_is_named_as_its_method_and_says_what_it_may_answer() {
     let document = limen_http::document().expect("a document");
     let not_actions = ["health", "health_live", "health_ready"];
-    // Not as HTTP: opened as a WebSocket, added at the command line.
-    let not_routes = ["open_console", "add_image"];
+    // Not over HTTP: opened as a WebSocket, added at the command line.
+    // And one that only LIMEN itself does.
+    let not_routes = ["open_console", "add_image", "notice_restore"];
     let mut named = Vec::new();
     for (path, method, operation) in operations(&document) {
         let id = operation["operationId"].as_str().expect("an operationId").to_owned();

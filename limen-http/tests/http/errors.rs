@@ -146,6 +146,7 @@ async fn a_panic_is_a_problem_document_and_the_server_goes_on() {
     for _ in 0..3 {
         let answer = server.get("/api/hosts", &token).await.expect(500);
         assert_eq!(answer.code(), "internal");
+        assert_eq!(answer.json()["request_id"], answer.header("x-request-id"), "the id under which the log has it");
         assert!(!String::from_utf8_lossy(&answer.bytes).contains("secret"));
     }
     server.get("/api/vms", &token).await.expect(200);

@@ -11,7 +11,7 @@
 //! | `connection` | connections, reconnects, events |
 //! | `facts` | which definitions a list must read |
 //! | `vm`, `power` | definitions and looks; the power state machine |
-//! | `console`, `storage`, `network`, `stats` | each its noun |
+//! | `console`, `storage`, `witness`, `network`, `stats` | each its noun |
 //! | `xml` | domain XML: written, read, edited |
 //! | `error` | libvirt's codes as LIMEN's kinds |
 //! | `ffi` | all unsafe code |
@@ -27,6 +27,7 @@ mod slots;
 mod stats;
 mod storage;
 mod vm;
+mod witness;
 mod xml;
 
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ use crate::hypervisor::{
     ByteSource, Capability, ConsoleKind, ConsoleStream, DefinitionChange, HostEvent, HostVm, HostVolume, Hypervisor,
     VmDefinition, VmStats, VolumeRef, VolumeSpec,
 };
-use crate::model::{HostInfo, Network, PowerAction, VirtType, VmId};
+use crate::model::{HostInfo, InstallId, Network, PowerAction, VirtType, VmId, Witness};
 
 /// How guests are to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -196,6 +197,7 @@ impl Hypervisor for LibvirtHypervisor {
             stats: real,
             change_definition: true,
             uefi: self.link.known().is_some_and(|facts| facts.uefi),
+            witness: real,
             seeded: false,
         }
     }
@@ -285,6 +287,17 @@ impl Hypervisor for LibvirtHypervisor {
     async fn list_volumes(&self) -> Result<Vec<HostVolume>> {
         self.must_be_real()?;
         self.change("list_volumes", None, storage::list).await
+    }
+
+    async fn read_witness(&self, install: InstallId) -> Result<Option<Witness>> {
+        self.must_be_real()?;
+        self.change("read_witness", None, move |link, conn| witness::read(link, conn, install)).await
+    }
+
+    async fn write_witness(&self, witness: &Witness) -> Result<()> {
+        self.must_be_real()?;
+        let witness = *witness;
+        self.change("write_witness", None, move |link, conn| witness::write(link, conn, &witness)).await
     }
 
     async fn list_networks(&self) -> Result<Vec<Network>> {

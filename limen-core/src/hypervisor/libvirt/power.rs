@@ -7,7 +7,7 @@ use virt::error::ErrorNumber;
 use super::connection::Link;
 use super::error::{conflict, from_libvirt, is};
 use super::vm;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PowerAction, Transition, VmId, VmState};
 
 /// How often an action is looked at anew when the state changed under it.
@@ -36,7 +36,7 @@ pub(super) fn change(link: &Link, conn: &Connect, id: VmId, action: PowerAction)
             Ok(()) => return Ok(()),
             // It was so when the call was made, and no longer when it arrived; or it is busy.
             Err((_, error)) if is(&error, ErrorNumber::OperationInvalid) => last = Some(error),
-            Err((call, error)) => return Err(from_libvirt(call, error)),
+            Err((call, error)) => return Err(refusal(call, error)),
         }
     }
     let refused = conflict("The VM is in a state that does not allow this.");
@@ -44,6 +44,16 @@ pub(super) fn change(link: &Link, conn: &Connect, id: VmId, action: PowerAction)
         Some(error) => refused.with_source(error),
         None => refused,
     })
+}
+
+/// Why libvirt did not do it. That QEMU ended at once, or could not be begun, has no code of its own.
+fn refusal(call: &'static str, error: virt::error::Error) -> Error {
+    let error = from_libvirt(call, error);
+    if call != "virDomainCreate" || error.kind() != ErrorKind::Internal {
+        return error;
+    }
+    let text = "The host could not start the VM: something that it needs is missing or damaged, a disk perhaps.";
+    conflict(text).with_operation(call).with_source(error)
 }
 
 type Refusal = (&'static str, virt::error::Error);

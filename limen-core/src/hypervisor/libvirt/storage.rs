@@ -63,7 +63,7 @@ fn directory(link: &Link) -> Result<&str> {
 
 /// LIMEN's pool, active. Its name is made of its directory, so that installations with different
 /// directories do not meet; where the directory is a pool already, that one is used.
-fn pool(link: &Link, conn: &Connect) -> Result<StoragePool> {
+pub(super) fn pool(link: &Link, conn: &Connect) -> Result<StoragePool> {
     let directory = directory(link)?;
     let digest = Sha256::digest(directory.as_bytes());
     let name = format!("limen-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
@@ -117,7 +117,7 @@ pub(super) fn free_bytes(link: &Link, conn: &Connect) -> Result<u64> {
 
 /// Lets libvirt look at the pool's files anew. It refuses with an internal error while a volume is
 /// being made, which takes moments: so it is asked again.
-fn refresh(pool: &StoragePool) -> Result<()> {
+pub(super) fn refresh(pool: &StoragePool) -> Result<()> {
     let end = Instant::now() + REFRESH_PATIENCE;
     loop {
         match pool.refresh(0) {

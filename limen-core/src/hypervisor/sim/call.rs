@@ -111,6 +111,10 @@ impl SimHypervisor {
             Some(Fault::EventLost) => Ok(Gate::Open { number, mute: true }),
             Some(Fault::LandsLate(after)) => Ok(Gate::Late { number, after }),
             Some(Fault::Hangs(after)) => Ok(Gate::Hung { number, after }),
+            Some(Fault::Panics) => {
+                state.log.end(number, Some(ErrorKind::Internal));
+                panic!("a panic was asked for")
+            }
             Some(Fault::ConnectionLost) => {
                 state.disconnect();
                 fail(state, ErrorKind::Unavailable, Self::unavailable())

@@ -47,6 +47,8 @@ methods! {
     ResizeVolume = "resize_volume";
     RemoveVolume = "remove_volume";
     ListVolumes = "list_volumes";
+    ReadWitness = "read_witness";
+    WriteWitness = "write_witness";
     ListNetworks = "list_networks";
     Close = "close";
 }
@@ -68,6 +70,8 @@ pub enum Fault {
     LandsLate(Duration),
     /// The call is done, and none of the events that it leads to is sent.
     EventLost,
+    /// The call panics and has no effect: a defect of a back end.
+    Panics,
     /// The connection is lost instead: the call answers [`ErrorKind::Unavailable`] and has no
     /// effect, and so do all calls until [`reconnect`](super::SimHypervisor::reconnect).
     ConnectionLost,

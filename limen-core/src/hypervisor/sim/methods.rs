@@ -12,7 +12,7 @@ use crate::hypervisor::{
     ByteSource, Capability, ConsoleKind, ConsoleStream, DefinitionChange, HostEvent, HostVm, HostVolume, Hypervisor,
     VmDefinition, VmStats, VolumeRef, VolumeSpec,
 };
-use crate::model::{HostInfo, Network, PowerAction, VirtType, VmId};
+use crate::model::{HostInfo, InstallId, Network, PowerAction, VirtType, VmId, Witness};
 
 #[async_trait]
 impl Hypervisor for SimHypervisor {
@@ -27,6 +27,7 @@ impl Hypervisor for SimHypervisor {
             stats: true,
             change_definition: true,
             uefi: true,
+            witness: true,
             seeded: true,
         }
     }
@@ -125,6 +126,23 @@ impl Hypervisor for SimHypervisor {
 
     async fn list_volumes(&self) -> Result<Vec<HostVolume>> {
         self.call(Method::ListVolumes, None, |state| Ok(state.pool.list())).await
+    }
+
+    async fn read_witness(&self, install: InstallId) -> Result<Option<Witness>> {
+        let read = move |state: &mut State| Ok(state.witnesses.get(&install).copied());
+        self.call(Method::ReadWitness, None, read).await
+    }
+
+    async fn write_witness(&self, witness: &Witness) -> Result<()> {
+        let witness = *witness;
+        let write = move |state: &mut State| {
+            let kept = state.witnesses.entry(witness.install).or_insert(witness);
+            if witness.is_newer_than(kept) {
+                *kept = witness;
+            }
+            Ok(())
+        };
+        self.call(Method::WriteWitness, None, write).await
     }
 
     async fn list_networks(&self) -> Result<Vec<Network>> {

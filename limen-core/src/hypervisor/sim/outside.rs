@@ -48,6 +48,11 @@ pub struct Outside<'a> {
 }
 
 impl Outside<'_> {
+    /// What the host remembers of the Stores behind it is lost.
+    pub fn forget_witnesses(&self) {
+        self.host.lock().witnesses.clear();
+    }
+
     /// `virsh start`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::fault::{Log, Script};
 use super::volume::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{DefinitionChange, HostEvent, HostVm, Mark, VmDefinition, VmStats, VolumeRef};
-use crate::model::{Address, Nic, OwnerId, PowerAction, Transition, VmId, VmSpec, VmState};
+use crate::model::{Address, InstallId, Nic, OwnerId, PowerAction, Transition, VmId, VmSpec, VmState, Witness};
 
 /// How guests take a shutdown or a reboot that they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +153,7 @@ pub(super) struct State {
     pub(super) time: Time,
     pub(super) vms: BTreeMap<VmId, SimVm>,
     pub(super) pool: Pool,
+    pub(super) witnesses: BTreeMap<InstallId, Witness>,
     pub(super) networks: Vec<String>,
     pub(super) script: Script,
     pub(super) log: Log,
@@ -189,6 +190,7 @@ impl State {
             time,
             vms: BTreeMap::new(),
             pool,
+            witnesses: BTreeMap::new(),
             networks,
             script: Script::default(),
             log: Log::default(),

@@ -89,7 +89,7 @@ impl Look {
         let mut look = Self::default();
         let views = join_all(shared.hosts.iter().map(|host| view(host))).await;
         let files = match shared.images() {
-            Ok(images) => Some(images.list().await?),
+            Ok(images) => Some(images.list().await),
             Err(_) => None,
         };
         let snapshot = shared.store.snapshot().await?;
@@ -124,8 +124,14 @@ impl Look {
         look.half_made(&snapshot, &busy, shared);
         look.quotas(&snapshot, &busy);
         look.locks(&locks, &snapshot, &busy);
-        if let Some(files) = files {
-            look.images(&files, &snapshot.images, &busy);
+        match files {
+            Some(Ok(files)) => look.images(&files, &snapshot.images, &busy),
+            Some(Err(error)) => {
+                let detail =
+                    format!("The directory of images cannot be read ({}); no image was compared.", error.kind());
+                look.add(Kind::ImagesUnreadable, "directory:images".to_owned(), None, detail);
+            }
+            None => {}
         }
         look.memory(snapshot, shared).await?;
         Ok(look)
@@ -271,7 +277,12 @@ impl Look {
 
     fn steps(&mut self, host: &Arc<HostHandle>, unfinished: &[OperationRow], shared: &Shared) {
         let now = shared.clock.now();
-        for OperationRow { operation, journal } in unfinished.iter().filter(|row| !row.journal.waiting) {
+        let held = |row: &&OperationRow| row.operation.state == OperationState::Held;
+        for OperationRow { operation, .. } in unfinished.iter().filter(held) {
+            let detail = format!("{} is held since the store was restored.", operation.kind.as_str());
+            self.add(Kind::OperationHeld, format!("operation:{}", operation.id), Some(host), detail);
+        }
+        for OperationRow { operation, journal } in unfinished.iter().filter(|row| !row.journal.waiting && !held(row)) {
             let moved_at = journal.moved_at.unwrap_or(operation.created_at);
             let idle = now - moved_at;
             if idle >= shared.timings.stuck {

@@ -62,6 +62,8 @@ impl Sight {
             Fact::SessionGone { id } => (id.0, None, false, None),
             Fact::Token { record } => (record.token.id.0, None, false, None),
             Fact::TokenGone { id } => (id.0, None, false, None),
+            // It has no object of its own; what it came to is told by `get_restored`.
+            Fact::Restored { .. } => (shared.install.id.0, None, false, None),
         };
         (seen || self.scope == Scope::ALL).then(|| EventView {
             number: event.number,

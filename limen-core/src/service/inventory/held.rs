@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Inventory;
 use crate::hypervisor::HostVm;
 use crate::model::{
-    EventNumber, HostId, HostRecord, Image, Operation, OwnerRecord, SessionRecord, TokenRecord, User, VmRecord,
+    EventNumber, HostId, HostRecord, Image, Operation, OwnerRecord, Restore, SessionRecord, TokenRecord, User, VmRecord,
 };
 
 /// One thing that the inventory holds.
@@ -21,6 +21,7 @@ pub(crate) enum Held {
     User(Arc<User>),
     Session(SessionRecord),
     Token(Arc<TokenRecord>),
+    Restore(Arc<Restore>),
 }
 
 impl Inventory {
@@ -39,6 +40,8 @@ impl Inventory {
         }
         held.extend(state.images.iter().map(|(id, image)| (format!("image:{id}"), Held::Image(Arc::clone(image)))));
         held.extend(state.hosts.iter().map(|(id, host)| (format!("host:{id}"), Held::Host(Arc::clone(host)))));
+        let restores = state.restores.iter();
+        held.extend(restores.map(|restore| (format!("restore:{}", restore.epoch), Held::Restore(Arc::clone(restore)))));
         state.people.held(&mut held);
         (state.event, held)
     }

@@ -38,6 +38,8 @@ pub enum Fault {
     Fail(ErrorKind),
     /// The step, or its undo, is done a second time.
     Repeat,
+    /// The code there panics.
+    Panic,
     /// The process stops here: nothing more is written, the lease is not given back.
     Crash,
 }

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::runner::StepContext;
-use super::vms::{CreatePlan, counted};
+use super::vms::{CreatePlan, counted, is_made_already};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{VolumeRef, VolumeSpec};
-use crate::model::{Image, ImageFormat, ImageId, ImagePhase, VolumeFormat, VolumeRecord};
+use crate::model::{HostId, Image, ImageFormat, ImageId, ImagePhase, OperationId, VolumeFormat, VolumeRecord};
 use crate::service::images::copy_id;
 use crate::store::{Change, Expect, Row};
 
@@ -47,25 +47,45 @@ async fn place_image(cx: &StepContext, id: ImageId) -> Result<()> {
         return Ok(());
     }
     let image = cx.shared.inventory.image(id).ok_or_else(|| Error::not_found("image"))?;
-    let record = VolumeRecord {
-        id: copy,
+    let record = copy_record(&image, host, cx.operation.id);
+    if is_made_already(cx).await? {
+        return write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await;
+    }
+    write(cx, Row::Volume(record.clone())).await?;
+    let volume = VolumeRef { id: copy, format: record.format };
+    // What an attempt before this one left may be half of it.
+    cx.hypervisor().await.remove_volume(volume).await?;
+    if let Err(error) = copy_image(cx, id, &record).await {
+        // A part of a copy helps nobody, least of all where it filled the disk.
+        if cx.hypervisor().await.remove_volume(volume).await.is_ok() {
+            write(cx, Row::VolumeGone(copy)).await?;
+        }
+        return Err(error);
+    }
+    write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await
+}
+
+async fn copy_image(cx: &StepContext, id: ImageId, record: &VolumeRecord) -> Result<()> {
+    let VolumeRecord { id: copy, format, capacity_bytes, .. } = *record;
+    let spec = VolumeSpec { id: copy, format, capacity_bytes, backing: None };
+    cx.hypervisor().await.create_volume(&spec).await?;
+    let (file, length) = cx.shared.images()?.open(id).await?;
+    let volume = VolumeRef { id: copy, format };
+    cx.hypervisor().await.write_volume(volume, counted(cx, file, length), length).await
+}
+
+/// The row of an image's copy on a host, not filled yet.
+pub(super) fn copy_record(image: &Image, host: HostId, created_by: OperationId) -> VolumeRecord {
+    VolumeRecord {
+        id: copy_id(image.id, host),
         host,
         format: copy_format(image.format),
         capacity_bytes: image.capacity_bytes,
         vm: None,
-        image: Some(id),
+        image: Some(image.id),
         filled: false,
-        created_by: cx.operation.id,
-    };
-    write(cx, Row::Volume(record.clone())).await?;
-    let volume = VolumeRef { id: copy, format: record.format };
-    // What an attempt before this one left may be half of it.
-    cx.hypervisor().remove_volume(volume).await?;
-    let spec = VolumeSpec { id: copy, format: record.format, capacity_bytes: image.capacity_bytes, backing: None };
-    cx.hypervisor().create_volume(&spec).await?;
-    let (file, length) = cx.shared.images()?.open(id).await?;
-    cx.hypervisor().write_volume(volume, counted(file, length, &cx.bytes), length).await?;
-    write(cx, Row::Volume(VolumeRecord { filled: true, ..record })).await
+        created_by,
+    }
 }
 
 async fn write(cx: &StepContext, row: Row) -> Result<()> {
@@ -105,6 +125,7 @@ pub(super) async fn remove_copies(cx: &StepContext) -> Result<Value> {
         let volumes = cx.shared.store.volumes(host.id).await?;
         for volume in volumes.iter().filter(|volume| volume.image == Some(image.id) && volume.vm.is_none()) {
             let volume = VolumeRef { id: volume.id, format: volume.format };
+            cx.ownership.fresh(&cx.shared).await;
             match host.hypervisor.remove_volume(volume).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -6,8 +6,10 @@
 //! the host runs every operation of it that is not finished, from where its journal ends.
 
 pub(crate) mod fault;
+mod held;
 mod images;
 mod kinds;
+mod pauses;
 pub(crate) mod runner;
 pub(crate) mod sweep;
 mod vms;
@@ -27,7 +29,9 @@ use crate::model::{
     ActorRef, AuditOutcome, AuditRecord, HostId, ImageId, Journal, Operation, OperationId, OperationKind,
     OperationState, OwnerId, Page, PageRequest, Progress, VmId,
 };
-use crate::store::{Change, IdempotencyKey, MemoryLimit, OperationQuery, OperationRow, OperationWrite, Row};
+use crate::store::{
+    Change, IdempotencyKey, MemoryLimit, OperationQuery, OperationRow, OperationWrite, Row, SpaceLimit,
+};
 
 pub(super) use images::{AddImagePlan, DeleteImagePlan, copy_format};
 pub(super) use vms::{
@@ -46,6 +50,7 @@ pub(super) struct Proposal {
     pub(super) plan: Value,
     pub(super) rows: Vec<Row>,
     pub(super) memory_limit: Option<MemoryLimit>,
+    pub(super) space_limit: Option<SpaceLimit>,
     pub(super) preempt: bool,
     /// A word for the audit: the power action, the name.
     pub(super) detail: Option<String>,
@@ -91,8 +96,30 @@ fn key_of(ctx: &Context, action: Action, request: &impl Serialize) -> Result<Opt
 }
 
 impl Limen {
-    /// Answers a repeated request with its operation, before it is checked against the state of now.
-    pub(super) async fn repeated(
+    /// Answers a repeated request with its operation, before `work` checks it against the state of
+    /// now; and once more where `work` was refused: what stood in its way may be the same request,
+    /// at work at the same time, here or at another process.
+    pub(super) async fn once(
+        &self,
+        ctx: &Context,
+        action: Action,
+        request: &(impl Serialize + Sync),
+        work: impl Future<Output = Result<Operation>> + Send,
+    ) -> Result<Operation> {
+        if let Some(operation) = self.repeated(ctx, action, request).await? {
+            return Ok(operation);
+        }
+        let refusal = match work.await {
+            Err(error) if ctx.idempotency_key().is_some() => error,
+            other => return other,
+        };
+        match self.repeated(ctx, action, request).await {
+            Ok(Some(operation)) => Ok(operation),
+            Ok(None) | Err(_) => Err(refusal),
+        }
+    }
+
+    async fn repeated(
         &self,
         ctx: &Context,
         action: Action,
@@ -101,7 +128,12 @@ impl Limen {
         let Some(key) = key_of(ctx, action, request)? else { return Ok(None) };
         match self.shared.store.remembered(&key.scope, &key.key).await? {
             None => Ok(None),
-            Some((digest, id)) if digest == key.digest => Ok(Some(self.shared.store.operation(id).await?.operation)),
+            Some((digest, id)) if digest == key.digest => {
+                let operation = self.shared.store.operation(id).await?.operation;
+                // Another process may have recorded it.
+                self.shared.catch_up().await?;
+                Ok(Some(operation))
+            }
             Some(_) => Err(Error::new(ErrorKind::Conflict, "This idempotency key was used for another request.")),
         }
     }
@@ -156,6 +188,8 @@ impl Limen {
             steps: Vec::new(),
             waiting: false,
             moved_at: None,
+            held: None,
+            resumed: false,
         };
         let mut row = Box::new(OperationRow { operation: operation.clone(), journal });
         row.journal.waiting = kinds::waits_first(&row);
@@ -166,6 +200,7 @@ impl Limen {
             rows: proposal.rows,
             audit: vec![audit],
             memory_limit: proposal.memory_limit,
+            space_limit: proposal.space_limit,
         };
         let committed = self.commit_detached(change).await.map_err(|error| match error.kind() {
             ErrorKind::Timeout => error.with_operation_id(operation.id),
@@ -198,22 +233,32 @@ impl Limen {
         self.shared.store.operations(&OperationQuery { owners, vm, page }).await
     }
 
-    /// One operation.
+    /// One operation. The inventory of this process shows what it did, where it is finished.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), also for one that is not in the actor's sight.
     pub async fn get_operation(&self, ctx: &Context, id: OperationId) -> Result<Operation> {
-        let operation = match self.shared.inventory.operation(id) {
-            Some(operation) => (*operation).clone(),
+        let (operation, live) = self.read_operation(ctx, id).await?;
+        if !live {
+            self.shared.catch_up().await?;
+        }
+        Ok(operation)
+    }
+
+    /// One operation, and whether it is in memory: else the history has it, and it may be finished
+    /// or begun where this process has not come to yet.
+    async fn read_operation(&self, ctx: &Context, id: OperationId) -> Result<(Operation, bool)> {
+        let (operation, live) = match self.shared.inventory.operation(id) {
+            Some(operation) => ((*operation).clone(), true),
             None => match self.shared.store.operation(id).await {
-                Ok(row) => row.operation,
+                Ok(row) => (row.operation, false),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::not_found("operation")),
                 Err(error) => return Err(error),
             },
         };
         let resource = Resource::Operation { owner: operation.owner, vm: operation.vm_id };
         self.authorize_one(ctx, Action::GetOperation, resource, "operation", id.0)?;
-        Ok(operation)
+        Ok((operation, live))
     }
 
     /// Waits until the operation is finished, at most `at_most`, and answers it as it is then. The
@@ -222,9 +267,11 @@ impl Limen {
         let mut applied = self.shared.inventory.follow();
         let mut stopping = self.shared.stopping.subscribe();
         let deadline = tokio::time::Instant::now() + at_most;
+        let mut was_live = false;
         loop {
             applied.mark_unchanged();
-            let operation = self.get_operation(ctx, id).await?;
+            let (operation, live) = self.read_operation(ctx, id).await?;
+            was_live |= live;
             // Where it is in memory, its end is an event; where it is not yet, its beginning is.
             let moved = async {
                 let in_memory = self.shared.inventory.operation(id).is_some();
@@ -232,6 +279,10 @@ impl Limen {
                 waited.await.is_ok()
             };
             if operation.state.is_finished() {
+                // What was in memory went from there with its end.
+                if !was_live {
+                    self.shared.catch_up().await?;
+                }
                 return Ok(operation);
             }
             tokio::select! {
@@ -256,6 +307,10 @@ impl Limen {
         let row = self.shared.store.operation(id).await?;
         if row.operation.state.is_finished() {
             return Err(Error::new(ErrorKind::Conflict, "The operation is finished.").with_operation_id(id));
+        }
+        if row.operation.state == OperationState::Held {
+            let text = "The operation is held since the store was restored; an admin resumes or abandons it.";
+            return Err(Error::new(ErrorKind::Conflict, text).with_operation_id(id));
         }
         if !kinds::can_cancel(&row) {
             let text = "The operation can only be driven forward any more; it cannot be cancelled.";

@@ -12,25 +12,26 @@
 //! operation is finished only after every effect is recorded. Every write carries the fence.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::fault::{Fault, FaultPoint, Moment};
 use super::kinds::{self, EndFn, Kind, Nature, Step, StepFn};
+use super::pauses::Pauses;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::Hypervisor;
 use crate::model::{
-    AuditOutcome, AuditRecord, Operation, OperationError, OperationId, OperationState, StepRecord, StepState, VmId,
+    AuditOutcome, AuditRecord, EventNumber, Operation, OperationError, OperationId, OperationState, StepRecord,
+    StepState, VmId,
 };
 use crate::service::Shared;
 use crate::service::host::Ownership;
+use crate::service::tasks::guarded;
 use crate::store::{Change, OperationRow, OperationWrite, Row};
 
 /// What a step sees.
@@ -39,6 +40,8 @@ pub(super) struct StepContext {
     pub(super) shared: Arc<Shared>,
     pub(super) ownership: Ownership,
     pub(super) operation: Operation,
+    /// Whether more of it may be done than its steps say: it was held, and resumed.
+    pub(super) resumed: bool,
     plan: Value,
     outputs: HashMap<String, Value>,
     pub(super) bytes: Arc<Bytes>,
@@ -63,7 +66,9 @@ impl StepContext {
         value.map(|value| serde_json::from_value(value.clone()).map_err(Error::internal)).transpose()
     }
 
-    pub(super) fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+    /// The host, for one call: it begins only while the lease is fresh.
+    pub(super) async fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+        self.ownership.fresh(&self.shared).await;
         &self.ownership.host.hypervisor
     }
 
@@ -80,7 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>, ownership: Ownership) {
     let mut applied = shared.inventory.follow();
     loop {
         for operation in shared.inventory.operations_of(ownership.host.id) {
-            if running.insert(operation.id) {
+            if operation.state != OperationState::Held && running.insert(operation.id) {
                 tasks.spawn(drive(Arc::clone(&shared), ownership.clone(), operation.id));
             }
         }
@@ -94,46 +99,35 @@ pub(crate) async fn run(shared: Arc<Shared>, ownership: Ownership) {
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Waits a little longer each time.
-#[derive(Debug)]
-struct Pauses(Duration);
-
-impl Pauses {
-    fn new() -> Self {
-        Self(FIRST_PAUSE)
+/// Drives an operation as far as it goes. Where it did not come to its end it is found unfinished
+/// again: the caller starts anew.
+async fn drive(shared: Arc<Shared>, ownership: Ownership, id: OperationId) -> OperationId {
+    if let Err(error) = guarded(drive_once(shared, ownership, id)).await {
+        tracing::warn!(operation = %id, %error, cause = error.causes(), "an operation is given up by this process");
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
-
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
+    id
 }
 
-async fn drive(shared: Arc<Shared>, ownership: Ownership, id: OperationId) -> OperationId {
+async fn drive_once(shared: Arc<Shared>, ownership: Ownership, id: OperationId) -> Result<()> {
     let mut pauses = Pauses::new();
     let row = loop {
         match shared.store.operation(id).await {
             Ok(row) => break row,
-            Err(error) if error.kind() == ErrorKind::NotFound => return id,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(_) => pauses.pause().await,
         }
     };
-    if row.operation.state.is_finished() {
-        return id;
+    if row.operation.state.is_finished() || row.operation.state == OperationState::Held {
+        return Ok(());
     }
     let Some(kind) = kinds::of(&row) else {
         tracing::warn!(operation = %id, kind = row.operation.kind.as_str(), "an operation of another version is left alone");
         return std::future::pending().await;
     };
-    let mut run = Run { shared, ownership, kind, row, bytes: Arc::default() };
-    if let Err(error) = run.finish().await {
-        tracing::warn!(operation = %id, %error, cause = error.causes(), "an operation is given up by this process");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    id
+    // This process has read of it, so its record is no younger.
+    let recorded = shared.inventory.event();
+    Run { shared, ownership, kind, row, recorded, bytes: Arc::default() }.finish().await
 }
 
 struct Run {
@@ -141,6 +135,8 @@ struct Run {
     ownership: Ownership,
     kind: &'static Kind,
     row: OperationRow,
+    /// The event that the host must remember before anything is done there.
+    recorded: EventNumber,
     bytes: Arc<Bytes>,
 }
 
@@ -249,7 +245,8 @@ impl Run {
             let call_out = error.kind() == ErrorKind::Timeout && !step.waits;
             let now = self.shared.clock.monotonic();
             let since = now.duration_since(*first_failure.get_or_insert(now));
-            let patient = since < self.shared.timings.host_patience;
+            // What was done in the time that was lost is not to be undone because the host is away.
+            let patient = self.row.journal.resumed || since < self.shared.timings.host_patience;
             let again = match step.nature {
                 Nature::ForwardOnly => true,
                 Nature::Undoable => (host_away || call_out) && patient,
@@ -332,8 +329,9 @@ impl Run {
         after: Moment,
     ) -> impl Future<Output = Result<Value>> + Send + 'static {
         let (context, shared, ownership) = (Arc::clone(context), Arc::clone(&self.shared), self.ownership.clone());
-        let kind = self.row.operation.kind;
+        let (kind, recorded) = (self.row.operation.kind, self.recorded);
         async move {
+            ownership.host.covered(recorded).await?;
             ownership.fresh(&shared).await;
             let mut repeat = false;
             match shared.fault(&FaultPoint { kind, step: name, moment: before }).await {
@@ -341,12 +339,7 @@ impl Run {
                 Fault::Repeat => repeat = true,
                 _ => {}
             }
-            let once = || async {
-                AssertUnwindSafe(function(&context))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|_| Err(Error::internal("a step panicked")))
-            };
+            let once = || guarded(function(&context));
             let mut output = once().await?;
             if repeat {
                 output = once().await?;
@@ -366,6 +359,7 @@ impl Run {
             ownership: self.ownership.clone(),
             operation: self.row.operation.clone(),
             plan: self.row.journal.plan.clone(),
+            resumed: self.row.journal.resumed,
             outputs: outputs.collect(),
             bytes: Arc::clone(&self.bytes),
         }
@@ -406,7 +400,8 @@ impl Run {
         self.row.operation.error = Some(OperationError::from(error));
         self.row.operation.state = OperationState::Undoing;
         self.row.journal.waiting = false;
-        self.save().await
+        self.recorded = self.write(Vec::new(), Vec::new()).await?;
+        Ok(())
     }
 
     /// Writes the end of the operation with its rows and its audit record. The inner error is one
@@ -450,7 +445,7 @@ impl Run {
         let written = self.write(rows, vec![audit]).await;
         self.shared.fault(&FaultPoint { kind, step: name, moment: after }).await;
         match written {
-            Ok(()) => Ok(Ok(())),
+            Ok(_) => Ok(Ok(())),
             Err(error)
                 if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::QuotaExceeded | ErrorKind::NoSpace) =>
             {
@@ -462,24 +457,23 @@ impl Run {
     }
 
     async fn save(&mut self) -> Result<()> {
-        self.write(Vec::new(), Vec::new()).await
+        self.write(Vec::new(), Vec::new()).await.map(drop)
     }
 
-    /// Writes the operation as it is; waits for a Store that is away.
-    async fn write(&mut self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<()> {
+    /// Writes the operation as it is, and answers the event; waits for a Store that is away.
+    async fn write(&mut self, rows: Vec<Row>, audit: Vec<AuditRecord>) -> Result<EventNumber> {
         self.row.journal.moved_at = Some(self.shared.clock.now());
         let mut pauses = Pauses::new();
         loop {
             let change = Change {
                 fence: Some(self.ownership.fence()),
                 operation: Some(OperationWrite::Update(Box::new(self.row.clone()))),
-                idempotency: None,
                 rows: rows.clone(),
                 audit: audit.clone(),
-                memory_limit: None,
+                ..Change::default()
             };
             match self.shared.store.commit(change).await {
-                Ok(_) => return Ok(()),
+                Ok(committed) => return Ok(committed.event),
                 Err(error) if error.kind() == ErrorKind::Unavailable => pauses.pause().await,
                 Err(error) => return Err(error),
             }

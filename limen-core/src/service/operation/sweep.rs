@@ -3,6 +3,8 @@
 //! Invariant: nothing is removed here. A definition or volume whose maker is a known and finished
 //! operation, and that no record and no unfinished operation holds, is a *late effect*: a call
 //! that landed after its client had given up. The undo of its maker is opened again by itself.
+//! That an operation is finished is proof only for what bears its own id: what the Store does not
+//! know, as after it was restored, is left alone, and so is what somebody has abandoned.
 
 use std::collections::HashSet;
 
@@ -52,7 +54,13 @@ async fn reopen(shared: &Shared, ownership: &Ownership, maker: OperationId, vm: 
     let operation = &mut row.operation;
     let same_vm = vm.is_none() || operation.vm_id == vm;
     let record_gone = operation.vm_id.is_some_and(|id| shared.inventory.vm(id).is_none_or(|vm| vm.record.is_none()));
-    if operation.kind != OperationKind::CreateVm || !operation.state.is_finished() || !same_vm || !record_gone {
+    let abandoned = operation.error.as_ref().is_some_and(|error| error.code == ErrorKind::Abandoned);
+    if abandoned
+        || operation.kind != OperationKind::CreateVm
+        || !operation.state.is_finished()
+        || !same_vm
+        || !record_gone
+    {
         return Ok(());
     }
     tracing::warn!(operation = %maker, "a late effect was found; its undo is opened again");

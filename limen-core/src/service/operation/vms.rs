@@ -4,9 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -15,6 +16,7 @@ use super::runner::{Bytes, StepContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{ByteSource, DefinitionChange, Mark, VmDefinition, VolumeRef, VolumeSpec};
 use crate::model::{ImageId, PowerAction, UpdateVm, VmId, VmPhase, VmRecord, VmState};
+use crate::service::Shared;
 use crate::store::{Expect, Row};
 
 /// A volume of a VM to be made.
@@ -37,14 +39,14 @@ pub(crate) struct CreatePlan {
 
 pub(super) async fn create_volumes(cx: &StepContext) -> Result<Value> {
     for planned in cx.plan::<CreatePlan>()?.volumes {
-        cx.hypervisor().create_volume(&planned.volume).await?;
+        cx.hypervisor().await.create_volume(&planned.volume).await?;
     }
     Ok(Value::Null)
 }
 
 pub(super) async fn remove_new_volumes(cx: &StepContext) -> Result<Value> {
     for planned in cx.plan::<CreatePlan>()?.volumes {
-        cx.hypervisor().remove_volume(volume_ref(&planned.volume)).await?;
+        cx.hypervisor().await.remove_volume(volume_ref(&planned.volume)).await?;
     }
     Ok(Value::Null)
 }
@@ -53,32 +55,60 @@ fn volume_ref(volume: &VolumeSpec) -> VolumeRef {
     VolumeRef { id: volume.id, format: volume.format }
 }
 
+/// Whether a VM whose creation was held was made in the time that was lost: a definition is made of
+/// volumes that are filled, and its guest may have written to them since.
+pub(super) async fn is_made_already(cx: &StepContext) -> Result<bool> {
+    if !cx.resumed {
+        return Ok(false);
+    }
+    let plan: CreatePlan = cx.plan()?;
+    match cx.hypervisor().await.get(plan.record.id).await {
+        Ok(found) => Ok(found.mark == Some(plan.mark)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) async fn fill_volumes(cx: &StepContext) -> Result<Value> {
+    if is_made_already(cx).await? {
+        return Ok(Value::Null);
+    }
     let volumes = cx.plan::<CreatePlan>()?.volumes;
     let fills = volumes.iter().filter_map(|planned| planned.fill.map(|image| (&planned.volume, image)));
     for (volume, image) in fills {
         let (file, length) = cx.shared.images()?.open(image).await?;
-        let source = counted(file, length, &cx.bytes);
-        cx.hypervisor().write_volume(volume_ref(volume), source, length).await?;
-        cx.hypervisor().resize_volume(volume_ref(volume), volume.capacity_bytes).await?;
+        let source = counted(cx, file, length);
+        cx.hypervisor().await.write_volume(volume_ref(volume), source, length).await?;
+        cx.hypervisor().await.resize_volume(volume_ref(volume), volume.capacity_bytes).await?;
     }
     Ok(Value::Null)
 }
 
-/// Counts what is read for the progress of the operation.
-pub(super) fn counted(source: impl AsyncRead + Send + Unpin + 'static, length: u64, bytes: &Arc<Bytes>) -> ByteSource {
-    bytes.total.fetch_add(length, Ordering::Relaxed);
-    Box::new(Counted { source, bytes: Arc::clone(bytes) })
+/// Counts what is read for the progress of the operation, and lets nothing be read unless the lease
+/// is fresh: a process that stood still must not write into a disk that is another's to fill.
+pub(super) fn counted(cx: &StepContext, source: impl AsyncRead + Send + Unpin + 'static, length: u64) -> ByteSource {
+    cx.bytes.total.fetch_add(length, Ordering::Relaxed);
+    let (ownership, shared) = (cx.ownership.clone(), Arc::clone(&cx.shared));
+    let fresh = move || -> BoxFuture<'static, ()> {
+        let (ownership, shared) = (ownership.clone(), Arc::clone(&shared));
+        Box::pin(async move { ownership.fresh(&shared).await })
+    };
+    Box::new(Counted { source, bytes: Arc::clone(&cx.bytes), turn: fresh(), fresh })
 }
 
-struct Counted<R> {
+struct Counted<R, F> {
     source: R,
     bytes: Arc<Bytes>,
+    /// Ends when the next part may be read.
+    turn: BoxFuture<'static, ()>,
+    fresh: F,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+impl<R: AsyncRead + Unpin, F: Fn() -> BoxFuture<'static, ()> + Unpin> AsyncRead for Counted<R, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.turn.as_mut().poll(cx));
+        this.turn = (this.fresh)();
         let before = buf.filled().len();
         let poll = Pin::new(&mut this.source).poll_read(cx, buf);
         this.bytes.done.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
@@ -101,7 +131,7 @@ fn definition(plan: &CreatePlan) -> VmDefinition {
 
 pub(super) async fn define(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
-    cx.hypervisor().create_definition(&definition(&plan)).await?;
+    cx.hypervisor().await.create_definition(&definition(&plan)).await?;
     cx.look_at(plan.record.id).await?;
     Ok(Value::Null)
 }
@@ -109,12 +139,12 @@ pub(super) async fn define(cx: &StepContext) -> Result<Value> {
 /// Removes the definition where it is this operation's; another one's is left as it is.
 pub(super) async fn undefine(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
-    match cx.hypervisor().get(plan.record.id).await {
+    match cx.hypervisor().await.get(plan.record.id).await {
         Ok(found) if found.mark != Some(plan.mark) => return Ok(Value::Null),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    cx.hypervisor().remove_definition(plan.record.id).await?;
+    cx.hypervisor().await.remove_definition(plan.record.id).await?;
     cx.look_at(plan.record.id).await?;
     Ok(Value::Null)
 }
@@ -122,7 +152,7 @@ pub(super) async fn undefine(cx: &StepContext) -> Result<Value> {
 pub(super) async fn start_new(cx: &StepContext) -> Result<Value> {
     let plan: CreatePlan = cx.plan()?;
     if plan.start {
-        cx.hypervisor().change_power(plan.record.id, PowerAction::Start).await?;
+        cx.hypervisor().await.change_power(plan.record.id, PowerAction::Start).await?;
         cx.look_at(plan.record.id).await?;
     }
     Ok(Value::Null)
@@ -156,14 +186,14 @@ pub(crate) struct DeletePlan {
 
 pub(super) async fn remove_definition(cx: &StepContext) -> Result<Value> {
     let plan: DeletePlan = cx.plan()?;
-    cx.hypervisor().remove_definition(plan.vm).await?;
+    cx.hypervisor().await.remove_definition(plan.vm).await?;
     cx.look_at(plan.vm).await?;
     Ok(Value::Null)
 }
 
 pub(super) async fn remove_volumes(cx: &StepContext) -> Result<Value> {
     for volume in cx.plan::<DeletePlan>()?.volumes {
-        cx.hypervisor().remove_volume(volume).await?;
+        cx.hypervisor().await.remove_volume(volume).await?;
     }
     Ok(Value::Null)
 }
@@ -184,16 +214,35 @@ pub(crate) struct PowerPlan {
 
 pub(super) async fn apply_power(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    if let Err(error) = cx.hypervisor().await.change_power(plan.vm, plan.action).await {
+        let for_its_disks = matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Internal | ErrorKind::NotFound);
+        let why = if for_its_disks && plan.action == PowerAction::Start { lost_disk(cx, plan.vm).await } else { None };
+        return Err(why.map_or(error, |text| Error::new(ErrorKind::Conflict, text)));
+    }
     cx.look_at(plan.vm).await?;
     Ok(Value::Null)
+}
+
+/// Which disk of a VM its host does not have any more, or has as another one, in a sentence.
+async fn lost_disk(cx: &StepContext, vm: VmId) -> Option<String> {
+    let record = record_of(cx, vm).ok()?;
+    let there = cx.hypervisor().await.list_volumes().await.ok()?;
+    record.spec.disks.iter().enumerate().find_map(|(index, disk)| {
+        let found = there.iter().find(|found| found.volume.id == disk.volume);
+        let what = match found {
+            None => "is not on its host any more",
+            Some(found) if found.volume.format != disk.format || found.capacity_bytes < disk.size_bytes => "is damaged",
+            Some(_) => return None,
+        };
+        Some(format!("Disk {} of the VM {what}; restore it from a backup, or delete the VM.", index + 1))
+    })
 }
 
 /// Answers when it asked: the guest's time counts from there, also for a process that takes over.
 pub(super) async fn ask_guest(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
     let asked_at = cx.shared.clock.now().unix_timestamp();
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    cx.hypervisor().await.change_power(plan.vm, plan.action).await?;
     Ok(asked_at.into())
 }
 
@@ -225,7 +274,7 @@ pub(super) async fn wait_until_off(cx: &StepContext) -> Result<Value> {
 pub(super) async fn ask_and_wait_for_reset(cx: &StepContext) -> Result<Value> {
     let plan: PowerPlan = cx.plan()?;
     let mut reboots = cx.ownership.host.reboots.subscribe();
-    cx.hypervisor().change_power(plan.vm, plan.action).await?;
+    cx.hypervisor().await.change_power(plan.vm, plan.action).await?;
     let reset = async {
         loop {
             match reboots.recv().await {
@@ -286,7 +335,7 @@ pub(super) async fn read_definition(cx: &StepContext) -> Result<Value> {
     if wanted_change(&update) == DefinitionChange::default() {
         return Ok(Value::Null);
     }
-    let seen = cx.hypervisor().get(vm).await?;
+    let seen = cx.hypervisor().await.get(vm).await?;
     let before = DefinitionChange {
         title: update.name.map(|_| record.name.clone()),
         labels: update.labels.map(|_| record.labels.clone()),
@@ -320,8 +369,8 @@ async fn apply_change(cx: &StepContext, vm: VmId, change: &DefinitionChange) -> 
     }
     let mut tries = 0;
     loop {
-        let seen = cx.hypervisor().get(vm).await?;
-        match cx.hypervisor().change_definition(vm, &seen.definition_hash, change).await {
+        let seen = cx.hypervisor().await.get(vm).await?;
+        match cx.hypervisor().await.change_definition(vm, &seen.definition_hash, change).await {
             Err(error) if error.kind() == ErrorKind::Conflict && tries < 3 => tries += 1,
             Err(error) => return Err(error),
             Ok(_) => break,
@@ -350,11 +399,16 @@ pub(super) async fn updated(cx: &StepContext) -> Result<Vec<Row>> {
 
 pub(super) async fn not_updated(cx: &StepContext) -> Result<Vec<Row>> {
     let UpdatePlan { vm, .. } = cx.plan()?;
-    let record = cx.shared.inventory.vm(vm).and_then(|vm| vm.record).filter(|record| record.raised.is_some());
-    let Some(record) = record else { return Ok(Vec::new()) };
+    Ok(no_longer_raised(&cx.shared, vm))
+}
+
+/// The VM counts for no update any more.
+pub(super) fn no_longer_raised(shared: &Shared, vm: VmId) -> Vec<Row> {
+    let record = shared.inventory.vm(vm).and_then(|vm| vm.record).filter(|record| record.raised.is_some());
+    let Some(record) = record else { return Vec::new() };
     let expect = Expect::Version(record.version);
     let record = VmRecord { raised: None, version: record.version + 1, ..(*record).clone() };
-    Ok(vec![Row::Vm { record: Box::new(record), expect }])
+    vec![Row::Vm { record: Box::new(record), expect }]
 }
 
 /// Whether a VM in this phase and state can be worked on at all.

@@ -8,7 +8,7 @@
 use super::driver::Tx;
 use super::failure::Outcome;
 use super::log::{self, Logged};
-use super::{audit, lease, operations, rows};
+use super::{audit, images, lease, operations, rows};
 use crate::error::Error;
 use crate::model::{Fact, OperationId};
 use crate::store::{Change, OperationWrite, Row};
@@ -44,7 +44,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
         Some(OperationWrite::Insert { row, locks, preempt }) => {
             preempted = operations::lock(tx, row.operation.id, locks, *preempt).await?;
         }
-        Some(OperationWrite::Update(row)) if row.operation.state.is_finished() => {
+        Some(OperationWrite::Update(row) | OperationWrite::Settle(row)) if row.operation.state.is_finished() => {
             operations::release(tx, row.operation.id).await?;
         }
         _ => {}
@@ -53,7 +53,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
     let mut ordered: Vec<&Row> = change.rows.iter().collect();
     ordered.sort_by_key(|row| rows::order(row));
     let mut facts = Vec::with_capacity(ordered.len() + 1);
-    rows::write(tx, &ordered, change.memory_limit, &mut facts).await?;
+    rows::write(tx, &ordered, change, &mut facts).await?;
 
     let mut operation = None;
     match &change.operation {
@@ -68,6 +68,10 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
             operation = Some(row.operation.id);
             facts.push(operations::update(tx, row).await?);
         }
+        Some(OperationWrite::Settle(row)) => {
+            operation = Some(row.operation.id);
+            facts.push(operations::settle(tx, row).await?);
+        }
         Some(OperationWrite::RequestCancel(id)) => {
             operation = Some(*id);
             facts.extend(operations::request_cancel(tx, *id).await?);
@@ -77,5 +81,7 @@ pub(super) async fn write(tx: &mut Tx, change: &Change) -> Outcome<Written> {
     for record in &change.audit {
         audit::insert(tx, record).await?;
     }
-    Ok(Written::Change(log::append(tx, operation, &facts).await?))
+    let logged = log::append(tx, operation, &facts).await?;
+    images::date(tx, &ordered, logged.last).await?;
+    Ok(Written::Change(logged))
 }

@@ -19,6 +19,9 @@ use crate::store::PoolSettings;
 
 /// No statement takes longer: a database that hangs is one that cannot be reached.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(15);
+/// How long BEGIN may take, beyond the wait for a connection.
+#[cfg(feature = "postgres")]
+const BEGIN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the look for dead connections may take.
 const REFRESH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -239,13 +242,41 @@ impl Tx {
     }
 }
 
-/// Begins in a task of its own: a BEGIN whose caller goes away before it is answered would leave the
-/// connection in a transaction that nobody ends, and the pool would hand it on.
+/// Begins in a task of its own: a BEGIN whose caller goes away before it is answered, or gives up,
+/// would leave the connection in a transaction that nobody ends, and the pool would hand it on.
+/// BEGIN waits for nobody: a database that does not answer it in time hangs.
 #[cfg(feature = "postgres")]
 async fn begin_postgres(pool: &sqlx::Pool<sqlx::Postgres>, begin: &'static str) -> Outcome<Tx> {
-    let pool = pool.clone();
-    let begun = tokio::spawn(async move { within(pool.begin_with(begin)).await });
-    Ok(Tx::Postgres(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??))
+    let its = pool.clone();
+    let begun = tokio::spawn(async move { its.begin_with(begin).await });
+    let at_most = pool.options().get_acquire_timeout() + BEGIN_DEADLINE;
+    let begun = match tokio::time::timeout(at_most, begun).await {
+        Ok(begun) => begun.map_err(|_| sqlx::Error::WorkerCrashed)?,
+        Err(_) => Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut))),
+    };
+    match begun {
+        Ok(tx) => Ok(Tx::Postgres(tx)),
+        Err(sqlx::Error::PoolTimedOut) => Err(no_connection(pool).await),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why the pool had no connection in time. It tried to open one and keeps to itself what it was told:
+/// so one caller at a time asks again.
+#[cfg(feature = "postgres")]
+async fn no_connection(pool: &sqlx::Pool<sqlx::Postgres>) -> Failure {
+    use sqlx::{ConnectOptions as _, Connection as _};
+    static ASKING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+    let Ok(_turn) = ASKING.try_acquire() else { return sqlx::Error::PoolTimedOut.into() };
+    match tokio::time::timeout(BEGIN_DEADLINE, pool.connect_options().connect()).await {
+        // Whatever it was, it is no reason to begin anew at once.
+        Ok(Err(error)) => Failure::Refused(Failure::from(error).into_error()),
+        Ok(Ok(connection)) => {
+            _ = tokio::time::timeout(BEGIN_DEADLINE, connection.close()).await;
+            sqlx::Error::PoolTimedOut.into()
+        }
+        Err(_) => sqlx::Error::PoolTimedOut.into(),
+    }
 }
 
 impl Pool {
@@ -279,7 +310,7 @@ impl Pool {
         _ = tokio::time::timeout(REFRESH_DEADLINE, async {
             match self {
                 #[cfg(feature = "sqlite")]
-                Pool::Sqlite { .. } => {}
+                Pool::Sqlite { pool, .. } => mend(pool).await,
                 #[cfg(feature = "postgres")]
                 Pool::Postgres(pool) => {
                     use sqlx::Connection as _;
@@ -323,6 +354,25 @@ impl Pool {
             Pool::Sqlite { pool, .. } => pool.close().await,
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// Closes the idle connections whose transaction SQLite ended by itself, as it does when the disk is
+/// full: sqlx still counts it, and begins no other one.
+#[cfg(feature = "sqlite")]
+async fn mend(pool: &sqlx::Pool<Sqlite>) {
+    use sqlx::Connection as _;
+    // The one connection to a database in memory is the database.
+    if pool.options().get_min_connections() > 0 {
+        return;
+    }
+    let mut sound = Vec::new();
+    while let Some(connection) = pool.try_acquire() {
+        if connection.is_in_transaction() {
+            _ = connection.close().await;
+        } else {
+            sound.push(connection);
         }
     }
 }

@@ -9,7 +9,7 @@ pub(super) type Outcome<T> = std::result::Result<T, Failure>;
 
 /// Why a call inside a transaction failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::store) enum Failure {
     /// The database said so.
     Sql(sqlx::Error),
     /// A rule of the Store says so.
@@ -59,11 +59,13 @@ impl Failure {
         }
     }
 
-    /// Whether the connection is gone; a new one may do.
+    /// Whether the connection is gone, or of no use as it is; another one may do.
     pub(super) fn is_dead(&self) -> bool {
         match self {
             Failure::Sql(sqlx::Error::Io(error)) => error.kind() != std::io::ErrorKind::TimedOut,
-            Failure::Sql(sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed) => true,
+            Failure::Sql(
+                sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed | sqlx::Error::InvalidSavePointStatement,
+            ) => true,
             // The server shuts down or ended the connection.
             _ => matches!(self.code().as_deref(), Some("57P01" | "57P02" | "57P03" | "25P03" | "57P05")),
         }
@@ -92,7 +94,7 @@ impl Failure {
     }
 
     /// What the caller is told.
-    pub(super) fn into_error(self) -> Error {
+    pub(in crate::store) fn into_error(self) -> Error {
         let failure = self.named("The name or id is taken.", "Something that this refers to is not there.");
         let sql = match failure {
             Failure::Refused(error) => return error,
@@ -126,6 +128,7 @@ impl Failure {
         let code = self.code().unwrap_or_default();
         match code.as_str() {
             "53100" => no_space(),
+            "53300" => Error::overloaded("The database takes no more connections: others hold all that it allows"),
             // A character that the database cannot keep.
             "22021" | "22P05" => super::value::nul(),
             // Serialization failure and deadlock after all retries, statement or lock timeout, read-only.

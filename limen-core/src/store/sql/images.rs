@@ -7,7 +7,7 @@ use super::failure::Outcome;
 use super::rows::changed;
 use super::value::{document, micros, name};
 use crate::error::{Error, ErrorKind};
-use crate::model::{Fact, Image, ImageId, ImagePhase, VolumeRecord};
+use crate::model::{EventNumber, Fact, Image, ImageId, ImagePhase, VolumeRecord};
 use crate::store::{Expect, Row};
 
 pub(super) async fn write(tx: &mut Tx, image: &Image, expect: Expect) -> Outcome<Fact> {
@@ -95,8 +95,18 @@ pub(super) async fn lock_needed(tx: &mut Tx, rows: &[&Row]) -> Outcome<Ready> {
 
 /// Inserts or replaces a volume's row.
 pub(super) async fn volume(tx: &mut Tx, record: &VolumeRecord, ready: &Ready) -> Outcome<()> {
-    let args = args![record.id, record.host, record.vm, record.image, record.format.as_str(), document(record)?,];
-    let update = "UPDATE volumes SET host_id = $2, vm_id = $3, image_id = $4, format = $5, document = $6 WHERE id = $1";
+    let args = args![
+        record.id,
+        record.host,
+        record.vm,
+        record.image,
+        record.format.as_str(),
+        document(record)?,
+        i64::try_from(record.capacity_bytes).unwrap_or(i64::MAX),
+        record.filled,
+    ];
+    let update = "UPDATE volumes SET host_id = $2, vm_id = $3, image_id = $4, format = $5, document = $6, \
+                  capacity_bytes = $7, filled = $8 WHERE id = $1";
     let dangling = "The volume's host or image is not there.";
     let written = tx.execute(update, args.clone()).await;
     if written.map_err(|failure| failure.named("", dangling))? > 0 {
@@ -105,13 +115,23 @@ pub(super) async fn volume(tx: &mut Tx, record: &VolumeRecord, ready: &Ready) ->
     if let Some(image) = record.image {
         ready.require(image)?;
     }
-    let insert = "INSERT INTO volumes (id, host_id, vm_id, image_id, format, document) \
-                  VALUES ($1, $2, $3, $4, $5, $6)";
+    let insert = "INSERT INTO volumes (id, host_id, vm_id, image_id, format, document, capacity_bytes, filled, event) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)";
     let written = tx.execute(insert, args).await;
     written.map_err(|failure| failure.named("There is such a volume already.", dangling))?;
     // A volume of no recorded operation has no maker to remember.
     let maker = "INSERT INTO volume_makers (volume_id, operation_id) SELECT $1, id FROM operations WHERE id = $2 \
                  ON CONFLICT (volume_id) DO UPDATE SET operation_id = excluded.operation_id";
     tx.execute(maker, args![record.id, record.created_by]).await?;
+    Ok(())
+}
+
+/// Writes down when the volumes among `rows` were written: with the log's number `event`.
+pub(super) async fn date(tx: &mut Tx, rows: &[&Row], event: EventNumber) -> Outcome<()> {
+    for row in rows {
+        if let Row::Volume(record) = row {
+            tx.execute("UPDATE volumes SET event = $2 WHERE id = $1", args![record.id, event]).await?;
+        }
+    }
     Ok(())
 }

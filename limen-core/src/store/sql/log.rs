@@ -73,6 +73,11 @@ pub(super) async fn take_numbers(tx: &mut Tx, facts: usize) -> Outcome<EventNumb
     line.ok_or_else(|| Error::internal("no event counter"))?.int(0)
 }
 
+/// The numbers of events go on from here.
+pub(super) async fn go_on_from(tx: &mut Tx, last: EventNumber) -> Outcome<()> {
+    tx.execute("UPDATE event_counter SET value = $1", args![last]).await.map(drop)
+}
+
 /// The last number of the log.
 pub(super) async fn last(tx: &mut Tx) -> Outcome<EventNumber> {
     let line = tx.first("SELECT value FROM event_counter", args![]).await?;

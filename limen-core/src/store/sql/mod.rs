@@ -17,6 +17,7 @@ mod operations;
 mod prune;
 mod quota;
 mod read;
+mod restore;
 mod rows;
 mod value;
 mod vms;
@@ -34,29 +35,29 @@ use time::OffsetDateTime;
 
 use self::commit::Written;
 use self::driver::Tx;
-use self::failure::{Failure, Outcome};
+use self::failure::Outcome;
 use self::prune::Prune;
 use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
 use crate::model::{
-    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, TicketRecord, UserId,
-    VolumeId, VolumeRecord,
+    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, Restore, TicketRecord,
+    UserId, VolumeId, VolumeRecord, Witness,
 };
 use crate::secret::Secret;
 
 pub(super) use self::driver::{Pool, PoolCell, pool_options};
+pub(super) use self::failure::Failure;
 pub(super) use self::wake::{Watch, grown};
 
 /// A [`Store`] on SQLite or PostgreSQL.
 pub struct SqlStore {
     pool: Arc<Pool>,
-    install: Install,
     wake: wake::Wake,
 }
 
 impl fmt::Debug for SqlStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlStore").field("install", &self.install).finish_non_exhaustive()
+        f.debug_struct("SqlStore").field("pool", &self.pool).finish_non_exhaustive()
     }
 }
 
@@ -73,11 +74,22 @@ enum Try<T> {
 }
 
 impl SqlStore {
+    /// A Store on a database that is brought to this program's schema.
     pub(super) async fn start(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
-        let install = write(&pool, &(), |tx, ()| Box::pin(migrate::migrate(tx)), None).await?;
+        migrate::run(&pool).await?;
+        Self::of(pool, watch).await
+    }
+
+    /// A Store on a database that is taken as it is.
+    pub(super) async fn look(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
+        read(&pool, &(), |tx, ()| Box::pin(migrate::look(tx))).await?;
+        Self::of(pool, watch).await
+    }
+
+    async fn of(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
         let last = read(&pool, &(), |tx, ()| Box::pin(log::last(tx))).await?;
         let wake = wake::Wake::start(watch, last);
-        Ok(Self { pool, install, wake })
+        Ok(Self { pool, wake })
     }
 
     async fn write<A: Sync, T: Send + Sync>(&self, argument: &A, work: Work<A, T>) -> Result<T> {
@@ -92,8 +104,27 @@ impl SqlStore {
 /// Tells whether the work of a transaction whose COMMIT was not answered is there.
 type Landed<T> = for<'t> fn(&'t mut Tx, &'t T) -> BoxFuture<'t, Outcome<bool>>;
 
+/// Whether a transaction writes under any schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// Only under one that this program knows.
+    Known,
+    /// Under any: it brings the schema about.
+    Anyhow,
+}
+
 async fn write<A: Sync, T: Send + Sync>(
     pool: &Pool,
+    argument: &A,
+    work: Work<A, T>,
+    landed: Option<Landed<T>>,
+) -> Result<T> {
+    write_begun(pool, Begin::Known, argument, work, landed).await
+}
+
+async fn write_begun<A: Sync, T: Send + Sync>(
+    pool: &Pool,
+    begin: Begin,
     argument: &A,
     work: Work<A, T>,
     landed: Option<Landed<T>>,
@@ -101,7 +132,7 @@ async fn write<A: Sync, T: Send + Sync>(
     let started = Instant::now();
     let mut renewed = false;
     loop {
-        let failure = match try_write(pool, argument, work).await {
+        let failure = match try_write(pool, begin, argument, work).await {
             Try::Done(value) => return Ok(value),
             Try::Unanswered(value, failure) => {
                 let Some(landed) = landed else { return Err(failure.into_error()) };
@@ -127,12 +158,18 @@ async fn write<A: Sync, T: Send + Sync>(
     }
 }
 
-async fn try_write<A: Sync, T: Send>(pool: &Pool, argument: &A, work: Work<A, T>) -> Try<T> {
+async fn try_write<A: Sync, T: Send>(pool: &Pool, begin: Begin, argument: &A, work: Work<A, T>) -> Try<T> {
     let mut tx = match pool.begin_write().await {
         Ok(tx) => tx,
         Err(failure) => return Try::Failed(failure),
     };
-    match work(&mut tx, argument).await {
+    let work = async {
+        if begin == Begin::Known {
+            migrate::refuse_newer(&mut tx).await?;
+        }
+        work(&mut tx, argument).await
+    };
+    match work.await {
         Ok(value) => match tx.commit().await {
             Ok(()) => Try::Done(value),
             Err(failure) if failure.is_unanswered() => Try::Unanswered(value, failure),
@@ -178,7 +215,20 @@ async fn read<A: Sync, T: Send>(pool: &Pool, argument: &A, work: Work<A, T>) -> 
 #[async_trait]
 impl Store for SqlStore {
     async fn install(&self) -> Result<Install> {
-        Ok(self.install)
+        self.read(&(), |tx, ()| Box::pin(migrate::install(tx))).await
+    }
+
+    async fn witness(&self) -> Result<Witness> {
+        self.read(&(), |tx, ()| Box::pin(restore::witness(tx))).await
+    }
+
+    async fn judge(&self, witness: &Witness, host: &str, audit: AuditRecord) -> Result<Option<Restore>> {
+        let case = (*witness, host.to_owned(), audit);
+        let landed: Landed<restore::Judged> = |tx, judged| Box::pin(log::landed(tx, &judged.logged));
+        let work: Work<restore::Case, restore::Judged> = |tx, case| Box::pin(restore::judge(tx, case));
+        let judged = write(&self.pool, &case, work, Some(landed)).await?;
+        self.wake.grown(judged.logged.last);
+        Ok(judged.restore)
     }
 
     async fn commit(&self, change: Change) -> Result<Committed> {
@@ -291,7 +341,7 @@ impl Store for SqlStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.read(&(), |tx, ()| Box::pin(async { log::last(tx).await.map(drop) })).await
+        self.read(&(), |tx, ()| Box::pin(migrate::refuse_newer(tx))).await
     }
 
     async fn close(&self) {

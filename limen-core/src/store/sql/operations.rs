@@ -110,6 +110,41 @@ pub(super) async fn update(tx: &mut Tx, row: &OperationRow) -> Outcome<Fact> {
     }
 }
 
+/// Writes a held operation as it shall be; one that is not held any more was settled before.
+pub(super) async fn settle(tx: &mut Tx, row: &OperationRow) -> Outcome<Fact> {
+    let id = row.operation.id;
+    let sql = "UPDATE operations SET finished = 0 WHERE id = $1 AND state = 'held'";
+    if tx.execute(sql, args![id]).await? == 1 {
+        return update(tx, row).await;
+    }
+    Err(match absent_or_finished(tx, id).await? {
+        error if error.kind() == ErrorKind::Conflict => {
+            Error::new(ErrorKind::Conflict, "The operation is not held.").with_operation_id(id)
+        }
+        error => error,
+    }
+    .into())
+}
+
+/// Holds every operation that is not finished, and that this program knows.
+pub(super) async fn hold(tx: &mut Tx) -> Outcome<Vec<Fact>> {
+    let sql = format!(
+        "SELECT document, cancel_requested, journal FROM operations \
+         WHERE finished = 0 AND state <> 'held' AND kind IN ({}) ORDER BY id",
+        known_kinds()
+    );
+    let rows = tx.all(AssertSqlSafe(sql), args![]).await?.iter().map(row).collect::<Outcome<Vec<_>>>()?;
+    let mut facts = Vec::with_capacity(rows.len());
+    for mut row in rows {
+        row.journal.held = Some(row.operation.state);
+        // It gives way to nobody.
+        row.journal.waiting = false;
+        row.operation.state = OperationState::Held;
+        facts.push(update(tx, &row).await?);
+    }
+    Ok(facts)
+}
+
 /// Sets `cancel_requested`; no event where that changes nothing.
 pub(super) async fn request_cancel(tx: &mut Tx, id: OperationId) -> Outcome<Option<Fact>> {
     let sql = "UPDATE operations SET cancel_requested = 1 WHERE id = $1 AND finished = 0 AND cancel_requested = 0 \

@@ -14,7 +14,7 @@ use super::rows::changed;
 use super::value::{document, record};
 use crate::error::{Error, ErrorKind, QuotaFigures};
 use crate::model::{Fact, HostId, OwnerId, OwnerRecord, Quota, Usage, VmRecord};
-use crate::store::{Expect, MemoryLimit, Row};
+use crate::store::{Expect, MemoryLimit, Row, SpaceLimit};
 
 /// What a change adds to owners and hosts, in the order in which their rows are locked.
 #[derive(Debug, Default)]
@@ -96,6 +96,31 @@ pub(super) async fn reserve(tx: &mut Tx, rows: &[&Row], memory_limit: Option<Mem
         difference.comes(wanted);
     }
     difference.write(tx, memory_limit).await
+}
+
+/// Refuses the volumes of VMs among `rows` that the host has no space for, beside those that it
+/// could not tell of when it told what is free.
+pub(super) async fn refuse_without_space(tx: &mut Tx, rows: &[&Row], limit: SpaceLimit) -> Outcome<()> {
+    let of_a_vm = |row: &&Row| match row {
+        Row::Volume(record) if record.host == limit.host && record.vm.is_some() => Some(record.capacity_bytes),
+        _ => None,
+    };
+    let wanted: u64 = rows.iter().filter_map(of_a_vm).sum();
+    if wanted == 0 {
+        return Ok(());
+    }
+    // Locks the host: of changes at once each sees the volumes of those before it.
+    tx.execute("UPDATE hosts SET version = version WHERE id = $1", args![limit.host]).await?;
+    let sql = "SELECT CAST(COALESCE(SUM(capacity_bytes), 0) AS BIGINT) FROM volumes \
+               WHERE host_id = $1 AND vm_id IS NOT NULL AND (filled = 0 OR event > $2)";
+    let line = tx.first(sql, args![limit.host, limit.as_of]).await?;
+    let promised = line.ok_or_else(|| Error::internal("no sum of volumes"))?.int(0)?;
+    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+    if promised.saturating_add(wanted) <= limit.bytes {
+        return Ok(());
+    }
+    let text = "The host has less free space than the disks may grow to, with those just made; make them smaller.";
+    Err(Error::new(ErrorKind::NoSpace, text).with_context("promised_bytes", promised).into())
 }
 
 /// Gives back what a VM counted for whose row was deleted in this transaction.

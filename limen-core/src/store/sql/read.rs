@@ -25,6 +25,7 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
     let host_memory_mib = super::quota::host_memory_mib(tx).await?;
     let users = tx.all("SELECT document FROM users ORDER BY id", args![]).await?;
     let sessions = tx.all("SELECT document FROM sessions ORDER BY id", args![]).await?;
+    let restores = super::restore::all(tx).await?;
     let tokens = tx.all("SELECT document FROM tokens ORDER BY id", args![]).await?;
     // Ten thousand documents take too long to parse for a thread that serves others.
     let parse = move || {
@@ -41,6 +42,7 @@ pub(super) async fn snapshot(tx: &mut Tx) -> Outcome<Snapshot> {
             users: records(&users)?,
             sessions: records(&sessions)?,
             tokens: records(&tokens)?,
+            restores,
         })
     };
     tokio::task::spawn_blocking(parse).await.map_err(|error| Failure::Refused(Error::internal(error)))?

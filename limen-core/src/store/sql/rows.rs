@@ -13,7 +13,7 @@ use crate::model::{
     TokenRecord, User, UserId, VmId,
 };
 use crate::secret::Secret;
-use crate::store::{Expect, MemoryLimit, Row};
+use crate::store::{Change, Expect, Row};
 
 /// Where a row comes in a change.
 pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
@@ -42,13 +42,8 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
     }
 }
 
-/// Writes `rows`, which are in [`order`].
-pub(super) async fn write(
-    tx: &mut Tx,
-    rows: &[&Row],
-    memory_limit: Option<MemoryLimit>,
-    facts: &mut Vec<Fact>,
-) -> Outcome<()> {
+/// Writes `rows`, those of `change` in their [`order`].
+pub(super) async fn write(tx: &mut Tx, rows: &[&Row], change: &Change, facts: &mut Vec<Fact>) -> Outcome<()> {
     // Images that rows need are locked before the first VM, after the images that are written.
     let first_vm = rows.partition_point(|row| order(row).0 < 13);
     let (before, after) = rows.split_at(first_vm);
@@ -79,7 +74,10 @@ pub(super) async fn write(
             Row::Vm { .. } | Row::Status { .. } | Row::Volume(_) => {}
         }
     }
-    quota::reserve(tx, after, memory_limit).await?;
+    quota::reserve(tx, after, change.memory_limit).await?;
+    if let Some(limit) = change.space_limit {
+        quota::refuse_without_space(tx, after, limit).await?;
+    }
     let ready = images::lock_needed(tx, after).await?;
     vms::drop_changed_macs(tx, after).await?;
     for row in after {

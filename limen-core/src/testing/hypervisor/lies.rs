@@ -1,6 +1,7 @@
 //! The suite can fail: back ends that break one promise each are caught by the behaviour that
 //! holds it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use crate::hypervisor::sim::SimHypervisor;
 use crate::hypervisor::{
     ByteSource, Capability, ConsoleKind, ConsoleStream, DefinitionChange, HostEvent, HostVolume, VmStats,
 };
-use crate::model::{HostInfo, Network};
+use crate::model::{HostInfo, Network, Witness};
 
 /// What is wrong with a [`Liar`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,11 @@ enum Lie {
     ResizeShrinks,
     RemovedVolumeStays,
     LinksOverNothing,
+    DeniesWitness,
+    ForgetsWitness,
+    WitnessGoesBack,
+    WitnessIsShared,
+    WitnessIsListed,
 }
 
 /// Each lie, and a behaviour that must notice it.
@@ -115,6 +121,11 @@ const CAUGHT: &[(Lie, &str)] = &[
     (Lie::RemovedVolumeStays, "volume_removal_is_idempotent"),
     (Lie::LinksOverNothing, "volume_over_another_is_copy_on_write"),
     (Lie::UnknownIsInternal, "volume_that_is_unknown_is_not_found"),
+    (Lie::DeniesWitness, "witness_is_kept_or_unsupported"),
+    (Lie::ForgetsWitness, "witness_is_kept_or_unsupported"),
+    (Lie::WitnessGoesBack, "witness_only_gets_newer"),
+    (Lie::WitnessIsShared, "witness_is_an_installations_own"),
+    (Lie::WitnessIsListed, "witness_is_no_volume"),
 ];
 
 #[tokio::test]
@@ -123,7 +134,7 @@ async fn every_lie_is_caught() {
     for (lie, name) in CAUGHT {
         let behaviour = BEHAVIOURS.iter().find(|behaviour| behaviour.name == *name).expect(name);
         for (lie, holds) in [(None, true), (Some(*lie), false)] {
-            let liar = Liar { sim: SimHypervisor::new(), lie, looks: AtomicU64::new(0) };
+            let liar = Liar { sim: SimHypervisor::new(), lie, looks: AtomicU64::new(0), witness: Mutex::default() };
             let run = AssertUnwindSafe((behaviour.run)(&liar, &fixture)).catch_unwind();
             let held = matches!(tokio::time::timeout(fixture.patience * 40, run).await, Ok(Ok(())));
             assert_eq!(held, holds, "{lie:?} under {name}");
@@ -137,6 +148,7 @@ struct Liar {
     sim: SimHypervisor,
     lie: Option<Lie>,
     looks: AtomicU64,
+    witness: Mutex<Option<Witness>>,
 }
 
 impl Liar {
@@ -165,6 +177,7 @@ impl Hypervisor for Liar {
     fn capability(&self) -> Capability {
         let mut capability = self.sim.capability();
         capability.uefi &= !self.tells(Lie::DeniesUefi);
+        capability.witness &= !self.tells(Lie::DeniesWitness);
         capability.save &= !self.tells(Lie::DeniesSave);
         capability.linked_volumes &= !self.tells(Lie::DeniesLinked);
         if self.tells(Lie::DeniesVolumes) {
@@ -356,6 +369,28 @@ impl Hypervisor for Liar {
         Ok(volumes)
     }
 
+    async fn read_witness(&self, install: InstallId) -> Result<Option<Witness>> {
+        match self.lie {
+            Some(Lie::ForgetsWitness) => Ok(None),
+            Some(Lie::WitnessGoesBack | Lie::WitnessIsShared) => Ok(*self.witness.lock().expect("no poison")),
+            _ => self.sim.read_witness(install).await,
+        }
+    }
+
+    async fn write_witness(&self, witness: &Witness) -> Result<()> {
+        let mut kept = self.witness.lock().expect("no poison").replace(*witness);
+        if self.tells(Lie::WitnessIsShared) {
+            kept = kept.filter(|kept| kept.is_newer_than(witness));
+            self.witness.lock().expect("no poison").replace(kept.unwrap_or(*witness));
+        }
+        if self.tells(Lie::WitnessIsListed) {
+            let spec =
+                VolumeSpec { id: VolumeId::generate(), format: VolumeFormat::Raw, capacity_bytes: 0, backing: None };
+            self.sim.create_volume(&spec).await?;
+        }
+        self.sim.write_witness(witness).await
+    }
+
     async fn list_networks(&self) -> Result<Vec<Network>> {
         let mut networks = self.sim.list_networks().await?;
         if self.tells(Lie::NetworkHasHost) {
@@ -399,6 +434,7 @@ fn every_behaviour_is_run_under_its_name() {
         include_str!("host.rs"),
         include_str!("power.rs"),
         include_str!("volumes.rs"),
+        include_str!("witness.rs"),
     ];
     let written: Vec<_> = sources
         .iter()

@@ -38,6 +38,7 @@ mod definitions;
 mod host;
 mod power;
 mod volumes;
+mod witness;
 
 #[cfg(test)]
 mod lies;
@@ -47,6 +48,7 @@ pub use definitions::*;
 pub use host::*;
 pub use power::*;
 pub use volumes::*;
+pub use witness::*;
 
 /// What a back end's behaviours are tried with.
 #[derive(Debug, Clone)]
@@ -147,6 +149,10 @@ behaviours! {
     volume_over_another_is_copy_on_write
     volume_removal_is_idempotent
     volume_that_is_unknown_is_not_found
+    witness_is_kept_or_unsupported
+    witness_only_gets_newer
+    witness_is_an_installations_own
+    witness_is_no_volume
 }
 
 /// How a back end did.

@@ -145,7 +145,15 @@ impl Fixture {
             finished_at: None,
         };
         let plan = json!({"name": "web"});
-        let journal = Journal { kind_version: 1, plan, steps: Vec::new(), waiting: false, moved_at: None };
+        let journal = Journal {
+            kind_version: 1,
+            plan,
+            steps: Vec::new(),
+            waiting: false,
+            moved_at: None,
+            held: None,
+            resumed: false,
+        };
         OperationRow { operation, journal }
     }
 

@@ -9,6 +9,7 @@ mod lease;
 mod log;
 mod operations;
 mod quota;
+mod restore;
 mod rows;
 mod tickets;
 mod users;
@@ -23,6 +24,7 @@ pub use self::lease::*;
 pub use self::log::*;
 pub use self::operations::*;
 pub use self::quota::*;
+pub use self::restore::*;
 pub use self::rows::*;
 pub use self::tickets::*;
 pub use self::users::*;
@@ -72,6 +74,7 @@ pub const ALL: &[Behaviour] = behaviours![
     a_limit_refuses_what_rises_past_it,
     a_limit_holds_in_parallel,
     a_host_has_only_so_much_memory,
+    a_host_has_only_so_much_space,
     an_operation_is_kept_with_its_journal,
     a_lock_is_busy_until_its_operation_is_finished,
     the_locks_that_are_held_are_listed,
@@ -96,6 +99,11 @@ pub const ALL: &[Behaviour] = behaviours![
     a_snapshot_and_the_events_after_it_have_no_gap,
     the_log_is_read_in_parts,
     everybody_who_waits_is_woken_by_a_commit,
+    a_store_knows_how_far_it_has_got,
+    a_restored_store_begins_a_new_epoch,
+    another_history_is_a_restored_store,
+    one_of_many_notices_a_restore,
+    a_held_operation_is_settled_once,
     what_is_old_is_taken_away_in_bounded_parts,
     a_closed_store_is_unavailable,
 ];

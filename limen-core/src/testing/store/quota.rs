@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::fixture::{Fixture, begun, ended, inserted, refused, updated};
 use crate::error::{ErrorKind, QuotaFigures};
 use crate::model::{
-    Disk, DiskMode, Fact, GIB, HostId, OperationKind, OperationState, OwnerId, Quota, Raised, Usage, VmRecord,
-    VolumeFormat, VolumeId,
+    Disk, DiskMode, Fact, GIB, HostId, OperationId, OperationKind, OperationState, OwnerId, Quota, Raised, Usage,
+    VmRecord, VolumeFormat, VolumeId, VolumeRecord,
 };
-use crate::store::{Change, MemoryLimit, OperationWrite, Row, Snapshot, Store};
+use crate::store::{Change, MemoryLimit, OperationWrite, Row, Snapshot, SpaceLimit, Store};
 
 /// Every sum in `snapshot` that is not the sum over its VM records.
 #[must_use]
@@ -190,4 +190,54 @@ pub async fn a_host_has_only_so_much_memory(store: Arc<dyn Store>) {
     let elsewhere = change(vec![updated(&vm, 2)], HostId::generate(), 0);
     fixture.store.commit(elsewhere).await.expect("another host's limit");
     assert_eq!(used(&fixture).await.memory_mib, 3 * 128);
+}
+
+/// The disks that a host could not tell of yet have no more space together than a change allows, also
+/// in parallel: those that are not filled, and those that were filled since.
+pub async fn a_host_has_only_so_much_space(store: Arc<dyn Store>) {
+    let fixture = Fixture::new(store).await;
+    let with_disk = |name: &str, bytes, as_of| {
+        let vm = fixture.vm(name);
+        let volume = fixture.volume(Some(vm.id), None, vm.created_by);
+        let space_limit = Some(SpaceLimit { host: fixture.host, bytes, as_of });
+        let rows = vec![inserted(&vm), Row::Volume(volume.clone())];
+        (volume, Change { rows, space_limit, ..Change::default() })
+    };
+    const THREE: i64 = 3 << 30;
+    let before = fixture.last().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..12 {
+        let (volume, change) = with_disk(&format!("vm-{index}"), THREE, before);
+        let store = Arc::clone(&fixture.store);
+        tasks.spawn(async move { (volume, store.commit(change).await) });
+    }
+    let mut made: Vec<VolumeRecord> = Vec::new();
+    for (volume, answer) in tasks.join_all().await {
+        match answer {
+            Ok(_) => made.push(volume),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}"),
+        }
+    }
+    assert_eq!(made.len(), 3);
+    let try_one = async |name: &str, as_of| fixture.store.commit(with_disk(name, THREE, as_of).1).await;
+    refused(try_one("open", fixture.last().await).await, ErrorKind::NoSpace);
+
+    // Filled in a transaction with an event, as the end of an operation is.
+    let filled = VolumeRecord { filled: true, ..made.remove(0) };
+    let vm = fixture.vm("another");
+    let rows = vec![Row::Volume(filled.clone()), inserted(&vm)];
+    fixture.store.commit(Change { rows, ..Change::default() }).await.expect("filled");
+    let after = fixture.last().await;
+    refused(try_one("since", after - 1).await, ErrorKind::NoSpace);
+    try_one("told", after).await.expect("the host has told of the one that is filled");
+    refused(try_one("full", after).await, ErrorKind::NoSpace);
+    let gone = Row::VolumeGone(made.remove(0).id);
+    fixture.store.commit(Change { rows: vec![gone], ..Change::default() }).await.expect("gone");
+    try_one("again", after).await.expect("what is gone counts no more");
+
+    // A VM without disks asks for nothing, nor does a copy of an image.
+    let space_limit = Some(SpaceLimit { host: fixture.host, bytes: -1, as_of: after });
+    let copy = Row::Volume(fixture.volume(None, None, OperationId::generate()));
+    let rows = vec![inserted(&fixture.vm("bare")), copy];
+    fixture.store.commit(Change { rows, space_limit, ..Change::default() }).await.expect("no disk");
 }

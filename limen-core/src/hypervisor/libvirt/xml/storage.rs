@@ -30,6 +30,25 @@ pub(crate) fn pool(name: &str, directory: &str) -> Result<String> {
     String::from_utf8(xml.into_inner().into_inner()).map_err(Error::internal)
 }
 
+/// An empty file: its name is all there is to it.
+pub(crate) fn name_only(name: &str) -> Result<String> {
+    check_text("volume", name)?;
+    let mut xml = Writer::new(Cursor::new(Vec::new()));
+    xml.create_element("volume")
+        .write_inner_content(|xml| {
+            text(xml, "name", name)?;
+            text(xml, "capacity", "0")?;
+            xml.create_element("target").write_inner_content(|xml| {
+                empty(xml, "format", &[("type", "raw")])?;
+                xml.create_element("permissions").write_inner_content(|xml| text(xml, "mode", "0600"))?;
+                Ok(())
+            })?;
+            Ok(())
+        })
+        .map_err(Error::internal)?;
+    String::from_utf8(xml.into_inner().into_inner()).map_err(Error::internal)
+}
+
 /// A volume, with its format stated and that of its backing volume, given by path.
 pub(crate) fn volume(name: &str, spec: &VolumeSpec, backing: Option<&str>) -> Result<String> {
     let mut xml = Writer::new(Cursor::new(Vec::new()));
