@@ -38,12 +38,15 @@ fn the_documented_operations_and_steps_are_those_of_the_code() {
 fn every_setting_is_documented() {
     let read = |path: &str| std::fs::read_to_string(project_dir().join(path)).expect("read a file");
     let is_variable = |text: &str| text.chars().all(|c| c.is_ascii_uppercase() || c == '_') && !text.is_empty();
-    let in_code: BTreeSet<String> =
-        ["limen-http/src/config.rs", "limen-http/src/config/retention.rs", "limen-http/src/cli/mod.rs"]
-            .iter()
-            .flat_map(|file| read(file).split("env = \"").skip(1).map(str::to_owned).collect::<Vec<_>>())
-            .filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()))
-            .collect();
+    let config = std::fs::read_dir(project_dir().join("limen-http/src/config")).expect("read a directory");
+    let config = config.map(|file| format!("config/{}", file.expect("a file").file_name().to_string_lossy()));
+    let files = ["config.rs", "cli/mod.rs"].map(str::to_owned).into_iter().chain(config);
+    let in_code: BTreeSet<String> = files
+        .flat_map(|file| {
+            read(&format!("limen-http/src/{file}")).split("env = \"").skip(1).map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()))
+        .collect();
     let in_document: BTreeSet<String> = read("docs/configuration.md")
         .lines()
         .filter_map(|line| code(line.strip_prefix("| ")?))

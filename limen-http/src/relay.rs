@@ -90,7 +90,13 @@ impl Relay {
     pub(crate) async fn run(mut self) {
         let over = self.relay().await;
         let end = match over {
-            Over::Console => self.console.end().await,
+            Over::Console => {
+                let mut line = self.line.clone();
+                tokio::select! {
+                    end = self.console.end() => end,
+                    () = line.stopping() => ConsoleEnd::Stopping,
+                }
+            }
             Over::Silent => ConsoleEnd::Silent,
             Over::Stopping => ConsoleEnd::Stopping,
             Over::Client | Over::TooLong => ConsoleEnd::Left,

@@ -29,8 +29,9 @@ use crate::store::Change;
 
 /// How often a console that nothing happens on looks whether it still may be open.
 const GLANCE: Duration = Duration::from_millis(500);
-/// How long a VM may take to show why its console ended at its host, and how often the host is asked.
-const HINDSIGHT: Duration = Duration::from_secs(1);
+/// How long a VM may take to show why its console ended at its host, and how often the host is asked:
+/// a guest's process closes its screen some time before its host calls it stopped.
+const HINDSIGHT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long it takes until the Store is asked again to record an end.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -178,6 +179,12 @@ impl Limen {
         }
         let seen = async {
             loop {
+                if let Some(end) = talk.end.get() {
+                    return *end;
+                }
+                if *self.shared.stopping.borrow() {
+                    return ConsoleEnd::Stopping;
+                }
                 match self.shared.inventory.vm(id).map(|shown| (shown.record, shown.vm.status.state, shown.host)) {
                     Some((Some(record), state, host)) if record.phase != VmPhase::Deleting => {
                         if !state.is_active() || self.has_stopped(host, id).await {
@@ -243,7 +250,7 @@ impl fmt::Debug for Console {
 
 impl Console {
     /// Why it is over, once reads give 0 bytes or fail; before that it counts as
-    /// [left](ConsoleEnd::Left). A second at most.
+    /// [left](ConsoleEnd::Left). Five seconds at most.
     pub async fn end(&mut self) -> ConsoleEnd {
         self.limen.end_of(&self.talk, self.vm).await
     }
