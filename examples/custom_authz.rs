@@ -24,7 +24,12 @@ impl Authz for Freeze {
         let decision = self.roles.decide(actor, action, resource);
         let changes_vms = matches!(
             action,
-            Action::CreateVm | Action::UpdateVm | Action::DeleteVm | Action::ChangePower | Action::OpenConsole
+            Action::CreateVm
+                | Action::UpdateVm
+                | Action::DeleteVm
+                | Action::ChangePower
+                | Action::CreateTicket
+                | Action::OpenConsole
         );
         match (actor, decision) {
             // What the roles conceal stays concealed, whatever the switch says.

@@ -198,6 +198,30 @@ async fn use_it(anybody: &Caller, admin_password: &str) -> Vec<Caller> {
     waiting.post(&format!("{vm_path}/power"), json!({"action": "start"}), 200).await;
     waiting.post(&format!("{vm_path}/power"), json!({"action": "fly"}), 400).await;
     ann.get(&vm_path).await;
+
+    // Tickets for its consoles: used, used again, at the wrong place, and never.
+    let console = format!("{vm_path}/console");
+    for name in ["ticket", "ticket-of-a-page", "ticket-unused"] {
+        let answer = ann.client.post(&console, &json!({"kind": "serial"})).await.expect(201);
+        let mut value = answer.json();
+        let (url, ticket) = (value["url"].take(), value["ticket"].take());
+        canaries.add(name, ticket.as_str().expect("a ticket"));
+        let headers = Response { body: Default::default(), ..answer };
+        canaries.answered(&format!("the answer to {console}"), &Response { body: value.to_string().into(), ..headers });
+        let url = url.as_str().expect("a URL");
+        let page = anybody.client.with_header("Origin", "https://evil.example");
+        let refused = |answer: Response| canaries.answered("the answer to a WebSocket", &answer);
+        match name {
+            "ticket" => {
+                refused(anybody.client.websocket(&url.replace("/serial/", "/vnc/")).await.expect_err("refused"));
+                let mut socket = anybody.client.websocket(url).await.expect("open");
+                socket.until("Hello from").await;
+                refused(anybody.client.websocket(url).await.expect_err("refused"));
+            }
+            _ => refused(page.websocket(url).await.expect_err("refused")),
+        }
+        refused(anybody.client.get(url).await.expect(400));
+    }
     ann.get("/api/operations").await;
     ann.get(&format!("/api/operations/{}", operation["id"].as_str().expect("an id"))).await;
     ann.call(Method::GET, "/api/audit", None, 403).await;

@@ -184,6 +184,7 @@ impl Stage {
             "create_token" => json!({ "name": self.name() }),
             "create_vm" => bare(&self.name()),
             "update_user" | "update_vm" => json!({}),
+            "create_ticket" => json!({ "kind": "serial" }),
             "change_power" => json!({ "action": "start" }),
             other => panic!("{other}: what is a good body of it? Teach this test."),
         }

@@ -25,7 +25,7 @@ const BASE: [&str; 6] = ["model", "error", "context", "secret", "clock", "hex"];
 const BACK_ENDS: [(&str, &[&str]); 2] = [("hypervisor", &["sim", "libvirt"]), ("store", &["sqlite", "postgres"])];
 
 /// Foreign crates and the one place of each, below the root of the project.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 9] = [
     ("virt", &["limen-core/src/hypervisor/libvirt"]),
     ("virt_sys", &["limen-core/src/hypervisor/libvirt"]),
     ("sqlx", &["limen-core/src/store"]),
@@ -34,6 +34,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("poem_openapi", &["limen-http/src"]),
     ("jsonwebtoken", &["limen-http/src"]),
     ("ipnet", &["limen-http/src"]),
+    ("tokio_websockets", &["limen-http/src/relay.rs"]),
 ];
 
 /// What the library leaves to the program: the end of a path, or a macro with its `!`.

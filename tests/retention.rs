@@ -38,7 +38,7 @@ c.commit()";
 }
 
 /// Every table that the schema has, and what keeps it from growing for ever.
-const TABLES: [(&str, &str); 22] = [
+const TABLES: [(&str, &str); 23] = [
     ("audit", "retention"),
     ("event_counter", "one row"),
     ("events", "retention"),
@@ -55,6 +55,7 @@ const TABLES: [(&str, &str); 22] = [
     ("schema_migrations", "as many as there are"),
     ("sessions", "retention"),
     ("statuses", "go with what the host shows"),
+    ("tickets", "retention"),
     ("tokens", "retention"),
     ("users", "as many as there are"),
     ("vm_images", "go with the VM"),

@@ -145,6 +145,13 @@ impl Context {
         Self::new(Actor::System(System(part)))
     }
 
+    /// The same request, by `actor`.
+    #[must_use]
+    pub fn with_actor(mut self, actor: Actor) -> Self {
+        self.actor = actor;
+        self
+    }
+
     /// Sets the address that the request came from.
     #[must_use]
     pub fn with_origin(mut self, origin: IpAddr) -> Self {
@@ -252,6 +259,8 @@ actions! {
     DeleteVm = "delete_vm";
     /// Start, shut down, power off, reboot, reset, pause, resume or save a VM.
     ChangePower = "change_power";
+    /// Make a ticket that opens a VM's console, once.
+    CreateTicket = "create_ticket";
     /// Open a VM's VNC or serial console.
     OpenConsole = "open_console";
     /// List images.

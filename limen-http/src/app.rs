@@ -11,6 +11,7 @@ use crate::agent::{Agent, AgentDoor};
 use crate::api;
 use crate::auth::Tokens;
 use crate::config::{Origins, Proxies};
+use crate::console::{self, Consoles};
 use crate::docs::Docs;
 use crate::edge::Edge;
 use crate::edge::logins::Logins;
@@ -175,7 +176,10 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
     let document = document()?;
     let text = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
     let docs = Arc::new(Docs::new(page(&document), text));
-    let table = Routes::new(&document, &[&DOCS[..], &["/agent", "/agent/*"]].concat());
+    let consoles = console::PATHS.map(|(path, kind)| (path.replace(":id", "{id}"), path, kind));
+    let others = DOCS.into_iter().chain(["/agent", "/agent/*"]);
+    let others: Vec<&str> = others.chain(consoles.iter().map(|(template, ..)| template.as_str())).collect();
+    let table = Routes::new(&document, &others);
 
     let mut routes = api::routes();
     for path in DOCS {
@@ -186,6 +190,9 @@ pub fn endpoint(app: Arc<App>) -> Result<impl Endpoint<Output = Response>> {
     }
     for path in ["/agent", "/agent/", "/agent/*path"] {
         routes = routes.at(path, poem::get(AgentDoor));
+    }
+    for (path, kind) in console::PATHS {
+        routes = routes.at(path, poem::get(Consoles(kind)));
     }
     Ok(Edge::new(routes.map_to_response(), table, app))
 }

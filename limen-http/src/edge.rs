@@ -58,6 +58,8 @@ pub(crate) struct Arrival {
     pub(crate) origin: Option<IpAddr>,
     /// Whether the client came by https, as a proxy that is believed says.
     pub(crate) https: bool,
+    /// A page of another origin asks, and not one that is allowed.
+    pub(crate) foreign_page: bool,
     /// Set once the caller is known: what strangers are refused is logged with measure.
     pub(crate) known: Arc<AtomicBool>,
 }
@@ -109,6 +111,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
                 request_id: request_id.clone(),
                 origin: client.address,
                 https: client.https,
+                foreign_page: page == Page::Refused,
                 known: Arc::clone(&known),
             });
             match AssertUnwindSafe(self.routes.call(request)).catch_unwind().await {

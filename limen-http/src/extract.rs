@@ -14,7 +14,7 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, types};
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::conditions::Conditions;
-pub(crate) use self::query::{Plain, Query, page};
+pub(crate) use self::query::{Plain, Query, page, parse_query};
 pub(crate) use self::visitor::Visitor;
 use crate::answer::{Accepted, X_LIMEN_EVENT};
 use crate::app::App;
@@ -262,9 +262,14 @@ impl<'a> ApiExtractor<'a> for Anybody {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
         let arrival = arrival(request)?.clone();
         refuse_idempotency_key(request.headers())?;
-        let context = context(Actor::Anonymous, &arrival.request_id, arrival.origin);
+        let context = stranger(&arrival);
         Ok(Self { arrival, context })
     }
+}
+
+/// The context of a request that nobody who is known makes.
+pub(crate) fn stranger(arrival: &Arrival) -> Context {
+    context(Actor::Anonymous, &arrival.request_id, arrival.origin)
 }
 
 /// Who calls, by the token of the request.

@@ -45,6 +45,14 @@ const SENT_AHEAD: usize = 256 << 10;
 /// Lines about connections that could not be accepted: one a second.
 static UNACCEPTED: Measure = Measure::new(1);
 
+/// What HTTP is spoken on.
+pub(crate) type Wire = Documented<TokioIo<Lent>>;
+
+/// The connection alone, once HTTP is over.
+pub(crate) fn bare(wire: Wire) -> Lent {
+    wire.into_inner().into_inner()
+}
+
 /// Serves `endpoint` on `listener` until `stop`, with the default [`Timeouts`]; see [`serve_with`].
 ///
 /// # Errors
@@ -148,8 +156,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         }
         let remote = self.remote;
         let stream = Arc::new(Mutex::new(stream));
-        let over = Box::pin(self.speak(&stream, is_stopping)).await;
-        drop(alive);
+        let over = Box::pin(self.speak(&stream, is_stopping, alive)).await;
         // What took the connection over (an upgrade) has it for its own.
         let Ok(stream) = Arc::try_unwrap(stream) else { return };
         let stream = stream.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -173,21 +180,28 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         }
     }
 
-    async fn speak(self, stream: &Arc<Mutex<TcpStream>>, mut is_stopping: watch::Receiver<bool>) -> Over {
+    async fn speak(
+        self,
+        stream: &Arc<Mutex<TcpStream>>,
+        mut is_stopping: watch::Receiver<bool>,
+        alive: mpsc::Sender<Infallible>,
+    ) -> Over {
         let Self { local, remote, endpoint, timeouts } = self;
         let pace = Pace::default();
         let answers = Answers::new(pace.clone());
-        let line = Line::new(is_stopping.clone(), pace.clone());
+        let line = Line::new(is_stopping.clone(), alive, pace.clone());
         let io = Documented::new(TokioIo::new(Lent::new(stream, &pace)), answers.clone());
         let (its, its_pace) = (line.clone(), pace.clone());
         let asked = Arc::new(Notify::new());
         let asks = Arc::clone(&asked);
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             asks.notify_one();
             let (endpoint, answers, line) = (Arc::clone(&endpoint), answers.clone(), its.clone());
             let has_body = !request.body().is_end_stream();
             let due = its_pace.begins(has_body) + timeouts.read;
             let malformed = Malformed::find(&request);
+            // The framework would take it, and no longer give the connection itself.
+            let line = line.upgradable(hyper::upgrade::on(&mut request));
             let local = LocalAddr(Addr::SocketAddr(local));
             let remote = RemoteAddr(Addr::SocketAddr(remote));
             let mut request = Request::from((request, local, remote, Scheme::HTTP));

@@ -44,6 +44,11 @@ impl<S> Documented<S> {
         Self { stream, answers, cut: false, document: None }
     }
 
+    /// The connection without this around it.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn bare_refusal(&self, head: &[u8]) -> Option<StatusCode> {
         if self.cut || self.answers.on_the_way.load(Ordering::Acquire) > 0 { None } else { bare_refusal(head) }
     }

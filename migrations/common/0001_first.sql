@@ -78,6 +78,17 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_expiry ON tokens (expires_at);
 
+-- Each is good for half a minute and one use: the use deletes the row.
+CREATE TABLE tickets (
+    -- A digest; the ticket itself is shown once and kept nowhere.
+    hash TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    expires_at BIGINT NOT NULL,
+    document TEXT NOT NULL
+);
+CREATE INDEX tickets_user ON tickets (user_id);
+CREATE INDEX tickets_expiry ON tickets (expires_at);
+
 CREATE TABLE hosts (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,

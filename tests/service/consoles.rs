@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use limen_core::hypervisor::ConsoleKind;
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::hypervisor::{ConsoleKind, ConsoleStream};
 use limen_core::model::PowerAction;
-use limen_core::service::{CreateToken, UpdateUser};
+use limen_core::service::{Console, CreateToken, UpdateUser};
 use limen_core::{Context, Role};
 use limen_support::world::{bare, succeeded};
 use time::OffsetDateTime;
@@ -16,7 +16,7 @@ use super::users::{add_user, log_in};
 use crate::{Db, store};
 
 /// Until a console ends, and whether writes fail then.
-async fn closed(mut console: ConsoleStream) -> Duration {
+async fn closed(mut console: Console) -> Duration {
     let started = Instant::now();
     let mut buffer = [0; 256];
     let end = async { while console.read(&mut buffer).await.expect("it gives bytes") > 0 {} };

@@ -8,6 +8,7 @@ mod panics;
 mod processes;
 mod quotas;
 mod servers;
+mod tickets;
 mod tokens;
 mod users;
 mod vms;
@@ -33,6 +34,7 @@ use panics::*;
 use processes::*;
 use quotas::*;
 use servers::*;
+use tickets::*;
 use tokens::*;
 use users::*;
 use vms::*;
@@ -163,6 +165,8 @@ behaviours! {
     a_flood_of_refusals_is_folded_and_none_is_lost
     consoles_end_with_the_vm
     consoles_end_with_the_right
+    consoles_are_in_the_audit_at_both_ends
+    a_ticket_is_good_everywhere_and_once
     an_admin_is_told_every_number_and_no_secret
     others_are_told_of_what_they_see
     a_list_and_the_events_after_it_have_no_gap

@@ -152,6 +152,7 @@ watched! {
     volumes(host: HostId) -> Result<Vec<VolumeRecord>>;
     remembered(scope: &str, key: &str) -> Result<Option<(String, OperationId)>>;
     audit(query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>>;
+    ticket(hash: &str) -> Result<Option<TicketRecord>>;
     password_hash(name: &str) -> Result<Option<(UserId, Secret)>>;
     lease(host: HostId) -> Result<Lease>;
     leases() -> Result<Vec<Lease>>;

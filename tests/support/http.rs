@@ -72,6 +72,11 @@ impl Client {
         Self { port, headers: Vec::new() }
     }
 
+    /// The server's port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The same client, sending one more header with each request.
     #[must_use]
     pub fn with_header(&self, name: &str, value: &str) -> Self {

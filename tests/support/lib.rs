@@ -13,6 +13,7 @@
 //! | [`server`] | the `limen` program, served on a free port |
 //! | [`http`] | a client for it |
 //! | [`site`] | a server with a libvirtd and a database, and the judge of what is left |
+//! | [`websocket`] | a client of its consoles, and of RFB on them |
 //! | [`world`] | a host and a Store under a `Limen`, scripted crashes, and the judge of what is left |
 //! | [`process`] | commands with deadlines, waiting, signals |
 //!
@@ -33,6 +34,7 @@ pub mod serial;
 pub mod server;
 pub mod site;
 pub mod sse;
+pub mod websocket;
 pub mod world;
 
 use std::path::{Path, PathBuf};

@@ -182,7 +182,9 @@ impl Authz for RoleAuthz {
             | Action::GetQuota
             | Action::ReadAgent
             | Action::GetMetrics => true,
-            Action::ChangePower | Action::OpenConsole | Action::CancelOperation => role != Role::Viewer,
+            Action::ChangePower | Action::CreateTicket | Action::OpenConsole | Action::CancelOperation => {
+                role != Role::Viewer
+            }
             Action::CreateVm | Action::UpdateVm | Action::DeleteVm => own && role != Role::Viewer,
             Action::AddImage | Action::DeleteImage => role == Role::Operator,
             Action::ListUsers

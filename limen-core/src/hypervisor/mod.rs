@@ -29,8 +29,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 use crate::error::Result;
+pub use crate::model::{ConsoleKind, HostVm, Mark};
 use crate::model::{HostInfo, InstallId, Network, OwnerId, PowerAction, VmId, VmSpec, VolumeFormat, VolumeId, Witness};
-pub use crate::model::{HostVm, Mark};
 
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -129,16 +129,6 @@ pub struct HostVolume {
     pub capacity_bytes: u64,
     /// What it takes on the host now, in bytes.
     pub allocation_bytes: u64,
-}
-
-/// Which console of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConsoleKind {
-    /// The screen, as RFB (RFC 6143), already authenticated.
-    Vnc,
-    /// The first serial port, as raw bytes.
-    Serial,
 }
 
 /// Both directions of a byte stream.

@@ -4,6 +4,7 @@
 //! status side by side.
 
 mod audit;
+mod console;
 mod event;
 mod event_view;
 mod finding;
@@ -21,6 +22,7 @@ mod vm;
 mod volume;
 
 pub use audit::{AuditOutcome, AuditQuery, AuditRecord};
+pub use console::{ConsoleKind, TicketHolder, TicketRecord};
 pub use event::{Event, EventNumber, Fact};
 pub use event_view::{EventKind, EventObject, EventView, HostObject, StatusObject, VmObject};
 pub use finding::{CheckReport, Finding, FindingKind, Severity};

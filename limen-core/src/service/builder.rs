@@ -15,8 +15,8 @@ use super::images::ImageDir;
 use super::inventory::Inventory;
 use super::tasks::start;
 use super::{
-    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, events, figures, follow, identity, refusals, render,
-    witness,
+    FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, consoles, events, figures, follow, identity, refusals,
+    render, witness,
 };
 use crate::authz::Authz;
 use crate::clock::{Clock, SystemClock};
@@ -241,6 +241,7 @@ impl LimenBuilder {
             hasher: Hasher::new()?,
             pages: render::PageCache::default(),
             streams: events::Streams::default(),
+            consoles: consoles::Open::default(),
             refusals: refusals::Log::default(),
             counts: figures::Counts::default(),
             faults: self.faults,

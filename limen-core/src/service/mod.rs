@@ -26,6 +26,7 @@ mod render;
 mod restored;
 mod seed;
 mod tasks;
+mod tickets;
 mod tokens;
 mod validate;
 mod vms;
@@ -45,6 +46,7 @@ use crate::model::{EventNumber, OwnerId};
 use crate::store::{Change, Committed, Install, Retention, Store};
 
 pub use builder::{AdminSeed, HostConfig, LimenBuilder};
+pub use consoles::{Console, ConsoleEnd};
 pub use events::{Events, Told};
 pub use figures::{Durations, Figures, Histogram, HostFigures, OperationFigures, OwnerFigures};
 pub use hosts::{Health, HostHealth};
@@ -55,6 +57,7 @@ pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use quota::{HostReserve, QuotaView};
 pub use refusals::Refusals;
 pub use render::VmPage;
+pub use tickets::Ticket;
 pub use tokens::CreateToken;
 pub use vms::VmView;
 
@@ -147,6 +150,7 @@ pub(crate) struct Shared {
     hasher: hasher::Hasher,
     pages: render::PageCache,
     streams: events::Streams,
+    consoles: consoles::Open,
     refusals: refusals::Log,
     counts: figures::Counts,
     faults: Option<Arc<dyn FaultPlan>>,
@@ -280,10 +284,10 @@ impl Limen {
         tokio::spawn(async move { shared.commit(change).await }).await.map_err(Error::internal)?
     }
 
-    /// Stops: waits for nothing but the tasks' own ends, writes what was refused into the audit,
-    /// gives the leases back and closes the Store and the hosts. A Store or host that hangs is left
-    /// after two seconds. Operations that are not finished go on at the next start; guests go on
-    /// anyhow. Idempotent.
+    /// Stops: waits for nothing but the tasks' own ends, writes what was refused and which consoles
+    /// ended into the audit, gives the leases back and closes the Store and the hosts. A Store or host
+    /// that hangs is left after two seconds. Operations that are not finished go on at the next start;
+    /// guests go on anyhow. Idempotent.
     pub async fn shutdown(&self) {
         self.shared.stopping.send_replace(true);
         let mut tasks = self.tasks.lock().await;
@@ -291,7 +295,7 @@ impl Limen {
         tasks.shutdown().await;
         if running {
             let parting = async {
-                refusals::write(&self.shared, true).await;
+                tokio::join!(self.shared.consoles.all_closed(), refusals::write(&self.shared, true));
                 join_all(self.shared.hosts.iter().map(|host| host::release(&self.shared, host))).await;
                 self.shared.store.close().await;
             };

@@ -38,7 +38,7 @@ pub struct CreateToken {
     pub expires_at: Option<OffsetDateTime>,
 }
 
-fn digest(secret: &str) -> String {
+pub(super) fn digest(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes()))
 }
 

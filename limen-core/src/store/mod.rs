@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 use crate::error::Result;
 use crate::model::{
     AuditQuery, AuditRecord, Event, EventNumber, HostId, HostRecord, HostVm, Image, ImageId, InstallId, Journal,
-    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, Restore, SessionId, SessionRecord, TokenId,
-    TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord, Witness,
+    Operation, OperationId, OwnerId, OwnerRecord, Page, PageRequest, Quota, Restore, SessionId, SessionRecord,
+    TicketRecord, TokenId, TokenRecord, Usage, User, UserId, VmId, VmRecord, VolumeId, VolumeRecord, Witness,
 };
 use crate::secret::Secret;
 
@@ -212,6 +212,13 @@ pub enum Row {
     Token(Box<TokenRecord>),
     /// An API token goes. No such row is a success.
     TokenGone(TokenId),
+    /// A console ticket, inserted. No event. Its hash is unique in the whole Store: else
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists). Its user must be there: else
+    /// [`Conflict`](crate::ErrorKind::Conflict).
+    Ticket(Box<TicketRecord>),
+    /// The console ticket of this hash is used. No event. It must be there: else
+    /// [`Conflict`](crate::ErrorKind::Conflict), for all but one of those who use it at once.
+    TicketUsed(String),
 }
 
 /// How a change writes its operation.
@@ -473,6 +480,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// A page of what fits `query` in the audit, newest first.
     async fn audit(&self, query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>>;
 
+    /// The console ticket of this hash, where it was not used yet; also one that has expired, until
+    /// it is pruned.
+    async fn ticket(&self, hash: &str) -> Result<Option<TicketRecord>>;
+
     /// A user's password hash by login name.
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>>;
 
@@ -496,7 +507,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     async fn release_lease(&self, lease: &Lease) -> Result<()>;
 
     /// Removes what is older than `retention` as of `now` (a session or token that goes has its
-    /// event), at most [`PRUNED_AT_ONCE`] rows of a table; answers how many rows went, by table.
+    /// event), and console tickets that have expired, at most [`PRUNED_AT_ONCE`] rows of a table; answers how many rows went, by table.
     async fn prune(&self, retention: &Retention, now: OffsetDateTime) -> Result<BTreeMap<String, u64>>;
 
     /// Answers when the database does, and takes this program's changes.

@@ -31,7 +31,12 @@ fn token(role: Role, vm: Option<VmId>) -> Actor {
 /// What the service asks about for an action: each case by name, then the object.
 fn resources(action: Action) -> Vec<(&'static str, Resource)> {
     match action {
-        Action::GetVm | Action::UpdateVm | Action::DeleteVm | Action::ChangePower | Action::OpenConsole => vec![
+        Action::GetVm
+        | Action::UpdateVm
+        | Action::DeleteVm
+        | Action::ChangePower
+        | Action::CreateTicket
+        | Action::OpenConsole => vec![
             ("own", Resource::Vm { id: VM, owner: Some(OWN) }),
             ("other's", Resource::Vm { id: VM, owner: Some(OTHER) }),
             ("unmanaged", Resource::Vm { id: VM, owner: None }),
@@ -135,7 +140,9 @@ pub fn what_is_concealed_is_concealed_from_every_action(policy: &dyn Authz) {
             if policy.decide(&actor, Action::GetVm, resource) != Decision::Conceal {
                 continue;
             }
-            for action in [Action::UpdateVm, Action::DeleteVm, Action::ChangePower, Action::OpenConsole] {
+            for action in
+                [Action::UpdateVm, Action::DeleteVm, Action::ChangePower, Action::CreateTicket, Action::OpenConsole]
+            {
                 let decision = policy.decide(&actor, action, resource);
                 assert_eq!(decision, Decision::Conceal, "{action} of {owner:?} by {}", actor.label());
             }

@@ -7,8 +7,8 @@ use poem_openapi::param::Path;
 use uuid::Uuid;
 
 use super::Tag;
-use crate::answer::{Accepted, Encoding, Json, Tagged};
-use crate::dto::{PowerBody, VmList, VmListQuery};
+use crate::answer::{Accepted, Created, Encoding, Json, Tagged};
+use crate::dto::{CreateTicketBody, PowerBody, TicketView, VmList, VmListQuery};
 use crate::error::Result;
 use crate::extract::{self, Body, Caller, Conditions, Plain, Query, Starter};
 
@@ -83,6 +83,22 @@ impl Vms {
         let expected = expected_version(&starter, id, &conditions).await?;
         let operation = starter.limen().delete_vm(&starter, id, expected).await?;
         starter.answer(operation).await
+    }
+
+    /// Make a ticket that opens a console, once
+    ///
+    /// Connect a WebSocket to `url` within 30 s. docs/consoles.md describes it.
+    #[oai(path = "/api/vms/:id/console", method = "post", operation_id = "create_ticket", tag = "Tag::Vms")]
+    async fn create_ticket(
+        &self,
+        caller: Caller,
+        id: Path<Uuid>,
+        _query: Plain,
+        Body(body): Body<CreateTicketBody>,
+    ) -> Result<Created<TicketView>> {
+        let ticket = caller.limen().create_ticket(&caller, VmId(id.0), body.kind).await?;
+        let path = format!("/{}/{}", body.kind.as_str(), id.0);
+        Ok(Json::of(&TicketView::shown_once(&path, ticket))?.at(caller.event()).created(path))
     }
 
     /// Start, shut down, power off, reboot, reset, pause, resume or save a VM

@@ -7,9 +7,9 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use limen_core::hypervisor::{ConsoleKind, ConsoleStream};
+use limen_core::hypervisor::ConsoleKind;
 use limen_core::model::{PageRequest, VmId};
-use limen_core::service::VmQuery;
+use limen_core::service::{Console, VmQuery};
 use limen_core::{Context, Limen};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::Value;
@@ -81,7 +81,7 @@ async fn find(limen: &Limen, context: &Context, vm: &str) -> Result<VmId> {
 }
 
 /// Prints what comes until `text` is in it.
-async fn until(mut stream: ConsoleStream, text: &[u8], at_most: Duration) -> Result {
+async fn until(mut stream: Console, text: &[u8], at_most: Duration) -> Result {
     let mut seen: Vec<u8> = Vec::new();
     let mut buffer = [0_u8; 4096];
     let reading = async {
@@ -114,7 +114,7 @@ fn print(bytes: &[u8]) -> Result {
 }
 
 /// The terminal is the guest's until Ctrl-].
-async fn talk(stream: ConsoleStream) -> Result {
+async fn talk(stream: Console) -> Result {
     let _raw = RawTerminal::enter()?;
     if std::io::stdin().is_terminal() {
         eprint!("Connected; leave with Ctrl-].\r\n");
@@ -169,7 +169,7 @@ impl Drop for RawTerminal {
 }
 
 /// One viewer of this machine may come to the screen.
-async fn serve_viewer(mut stream: ConsoleStream) -> Result {
+async fn serve_viewer(mut stream: Console) -> Result {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     output::line(format!("The screen is at vnc://{} for one viewer.", listener.local_addr()?));
     let (mut viewer, _) = listener.accept().await?;

@@ -38,7 +38,7 @@ impl<'a, T: types::Type + DeserializeOwned + Default + Send> ApiExtractor<'a> fo
     }
 }
 
-fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
+pub(crate) fn parse_query<T: DeserializeOwned + Default>(query: Option<&str>) -> Result<T> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(T::default()) };
     // The path is asked for only when there is something to name.
     if let Ok(value) = T::deserialize(serde_urlencoded::Deserializer::new(form_pairs(query))) {

@@ -34,7 +34,7 @@ fn it_is_the_committed_one() {
 fn every_operation_is_named_as_its_method_and_says_what_it_may_answer() {
     let document = limen_http::document().expect("a document");
     let not_actions = ["health", "health_live", "health_ready"];
-    // Over HTTP: opened at the command line, added at the command line, and a proxy for what others describe.
+    // Not over HTTP: opened as a WebSocket, added at the command line, and a proxy for what others describe.
     // And one that only LIMEN itself does.
     let not_routes = ["open_console", "add_image", "read_agent", "notice_restore"];
     let mut named = Vec::new();

@@ -118,6 +118,7 @@ impl Stage {
             "create_vm" => json!({"name": self.name(), "vcpus": 1, "memory_mib": 64}),
             "update_vm" => json!({"description": "changed"}),
             "change_power" => json!({"action": "start"}),
+            "create_ticket" => json!({"kind": "vnc"}),
             _ => return None,
         };
         Some(body)
@@ -221,8 +222,16 @@ async fn what_is_somebody_elses_is_answered_as_what_is_not_there() {
             }
         }
     }
-    for id in ["get_vm", "update_vm", "delete_vm", "change_power", "get_operation", "cancel_operation", "delete_token"]
-    {
+    for id in [
+        "get_vm",
+        "update_vm",
+        "delete_vm",
+        "change_power",
+        "create_ticket",
+        "get_operation",
+        "cancel_operation",
+        "delete_token",
+    ] {
         assert!(concealed.iter().any(|concealed| concealed == id), "{id} conceals nothing: {concealed:?}");
     }
 }

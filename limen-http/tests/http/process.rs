@@ -148,6 +148,7 @@ fn a_value_that_cannot_be_used_stops_the_start_and_names_its_variable() {
         assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
         assert!(started.elapsed() < Duration::from_secs(20));
     }
+    let home = TempDir::new().expect("a directory");
     let postgres = limen(home.path())
         .args(["serve", "--port", "0"])
         .env("DATABASE_URL", "postgres://u:hunter22@127.0.0.1:1/x")

@@ -4,7 +4,7 @@
 //! others join it: all see what the guest writes from then on, and what any of them writes
 //! reaches the guest. A session has a connection and a thread of its own and ends with the VM, or
 //! with its last reader. libvirt's client takes in whatever the guest writes and cannot hold it
-//! back, so a reader that falls [`QUEUE`] pieces behind is cut off.
+//! back, so a reader that falls [`BEHIND`] bytes behind is cut off.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,14 +25,17 @@ use crate::error::{Error, Result};
 use crate::hypervisor::ConsoleStream;
 use crate::model::VmId;
 
-/// Pieces that a reader may be behind.
-const QUEUE: usize = 64;
+/// Bytes that a reader may be behind, each piece counted with what keeping it costs.
+const BEHIND: usize = 128 << 10;
+const COST: usize = 96;
 /// The longest piece.
 const PIECE: usize = 16 << 10;
 /// Writes of all readers together that wait for the guest.
 const WRITES: usize = 8;
 /// How often a session looks whether its connection is still there.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often a VM that gave no console is looked at, 50 ms apart, until it shows that it stopped.
+const STOPPING: usize = 20;
 /// How long a stream that was given up may hold the port.
 const HANDOVER: Duration = Duration::from_secs(2);
 
@@ -42,7 +45,7 @@ pub(super) async fn open_vnc(host: &LibvirtHypervisor, id: VmId) -> Result<Conso
             let domain = running(conn, id)?;
             let raw = domain
                 .open_graphics_fd(0, virt_sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
-                .map_err(during("virDomainOpenGraphicsFD"))?;
+                .map_err(|error| refusal(conn, id, "virDomainOpenGraphicsFD", error))?;
             let fd = ffi::own_descriptor(raw).ok_or_else(|| unexpected("a descriptor that is none"))?;
             let socket = std::os::unix::net::UnixStream::from(fd);
             socket.set_nonblocking(true).map_err(Error::internal)?;
@@ -55,6 +58,18 @@ pub(super) async fn open_vnc(host: &LibvirtHypervisor, id: VmId) -> Result<Conso
 fn running(conn: &Connect, id: VmId) -> Result<virt::domain::Domain> {
     let domain = vm::existing(conn, id)?;
     if vm::state(&domain)?.0.is_active() { Ok(domain) } else { Err(conflict("The VM is not running.")) }
+}
+
+/// Why a console was not given: mostly because the VM stops just now, which libvirt calls by many
+/// names, and shows a moment later.
+fn refusal(conn: &Connect, id: VmId, call: &'static str, error: virt::error::Error) -> Error {
+    for _ in 0..STOPPING {
+        match running(conn, id) {
+            Err(stopped) => return stopped.with_source(error),
+            Ok(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    from_libvirt(call, error)
 }
 
 type Sessions = Arc<Mutex<HashMap<VmId, Arc<Session>>>>;
@@ -101,11 +116,37 @@ enum Command {
     End,
 }
 
+/// What the guest wrote, with the permit for its bytes.
+#[derive(Debug)]
+struct Piece(Vec<u8>, OwnedSemaphorePermit);
+
+/// The way to one reader.
+#[derive(Debug)]
+struct Feed {
+    pieces: queue::UnboundedSender<Piece>,
+    /// A permit for each byte that the reader may fall behind by now.
+    room: Arc<Semaphore>,
+}
+
+impl Feed {
+    fn new() -> (Self, queue::UnboundedReceiver<Piece>) {
+        let (pieces, receiver) = queue::unbounded_channel();
+        (Self { pieces, room: Arc::new(Semaphore::new(BEHIND)) }, receiver)
+    }
+
+    /// Whether the reader is still there and has room for `bytes`.
+    fn give(&self, bytes: &[u8]) -> bool {
+        let permits = u32::try_from(bytes.len() + COST).ok();
+        let permit = permits.and_then(|count| Arc::clone(&self.room).try_acquire_many_owned(count).ok());
+        permit.is_some_and(|permit| self.pieces.send(Piece(bytes.to_vec(), permit)).is_ok())
+    }
+}
+
 /// One serial stream and those who read it.
 #[derive(Debug)]
 struct Session {
     /// Where each reader's pieces go; `None` once the session is over.
-    readers: Mutex<Option<Vec<queue::Sender<Vec<u8>>>>>,
+    readers: Mutex<Option<Vec<Feed>>>,
     commands: Mutex<mpsc::Sender<Command>>,
     writes: Arc<Semaphore>,
 }
@@ -115,7 +156,7 @@ impl Session {
     fn open(link: &Link, conn: &Connect, id: VmId, sessions: &Sessions) -> Result<Reader> {
         drop(running(conn, id)?);
         let (commands, received) = mpsc::channel();
-        let (first, pieces) = queue::channel(QUEUE);
+        let (first, pieces) = Feed::new();
         let session = Arc::new(Self {
             readers: Mutex::new(Some(vec![first])),
             commands: Mutex::new(commands),
@@ -154,7 +195,7 @@ impl Session {
                     }
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                Err(error) => return Err(from_libvirt("virDomainOpenConsole", error)),
+                Err(error) => return Err(refusal(conn, id, "virDomainOpenConsole", error)),
             }
         }
     }
@@ -184,7 +225,7 @@ impl Session {
 
     /// Lets another one read; none when the session is over.
     fn join(self: &Arc<Self>) -> Option<Reader> {
-        let (reader, pieces) = queue::channel(QUEUE);
+        let (reader, pieces) = Feed::new();
         locked(&self.readers).as_mut()?.push(reader);
         Some(Reader { session: Arc::clone(self), pieces })
     }
@@ -193,7 +234,7 @@ impl Session {
     fn leave(&self) {
         let mut readers = locked(&self.readers);
         if let Some(open) = readers.as_mut() {
-            open.retain(|reader| !reader.is_closed());
+            open.retain(|reader| !reader.pieces.is_closed());
             if open.is_empty() {
                 drop(readers);
                 self.end();
@@ -210,7 +251,7 @@ impl Session {
 impl ffi::StreamSink for Session {
     fn data(&self, bytes: &[u8]) {
         if let Some(readers) = locked(&self.readers).as_mut() {
-            readers.retain(|reader| reader.try_send(bytes.to_vec()).is_ok());
+            readers.retain(|reader| reader.give(bytes));
         }
         self.leave();
     }
@@ -223,7 +264,7 @@ impl ffi::StreamSink for Session {
 /// One reader of a session.
 struct Reader {
     session: Arc<Session>,
-    pieces: queue::Receiver<Vec<u8>>,
+    pieces: queue::UnboundedReceiver<Piece>,
 }
 
 impl Reader {
@@ -232,10 +273,11 @@ impl Reader {
         let Self { session, mut pieces } = self;
         let (mut from, mut to) = tokio::io::split(pipe);
         let out = async {
-            while let Some(piece) = pieces.recv().await {
-                if to.write_all(&piece).await.is_err() {
+            while let Some(Piece(bytes, permit)) = pieces.recv().await {
+                if to.write_all(&bytes).await.is_err() {
                     break;
                 }
+                drop(permit);
             }
         };
         let inward = async {

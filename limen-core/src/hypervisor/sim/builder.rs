@@ -9,10 +9,11 @@ use uuid::Uuid;
 use super::SimHypervisor;
 use super::call::Host;
 use super::clock::{SimClock, Time};
+use super::console::Elsewhere;
 use super::state::{Definition, Guest, SimVm, State};
 use super::volume::Pool;
 use crate::error::{Error, Result};
-use crate::hypervisor::Mark;
+use crate::hypervisor::{ConsoleKind, ConsoleStream, Mark};
 use crate::model::{Firmware, GIB, InstallId, Nic, OperationId, VmId, VmSpec, VmState};
 
 /// Settings of a [`SimHypervisor`].
@@ -40,6 +41,7 @@ pub struct SimBuilder {
     deadline: Duration,
     pool_bytes: u64,
     networks: Vec<String>,
+    consoles: Option<Elsewhere>,
 }
 
 impl Default for SimBuilder {
@@ -52,6 +54,7 @@ impl Default for SimBuilder {
             deadline: Duration::from_secs(30),
             pool_bytes: 1024 * GIB,
             networks: vec!["default".to_owned()],
+            consoles: None,
         }
     }
 }
@@ -146,6 +149,14 @@ impl SimBuilder {
         self
     }
 
+    /// Takes the consoles of running VMs from `open`, in the place of a guest that says hello and
+    /// repeats what it hears. They end when what it gives ends, not with their VM.
+    #[must_use]
+    pub fn consoles(mut self, open: impl Fn(ConsoleKind) -> ConsoleStream + Send + Sync + 'static) -> Self {
+        self.consoles = Some(Elsewhere(Arc::new(open)));
+        self
+    }
+
     /// The host, and a first connection to it.
     #[must_use]
     pub fn build(self) -> SimHypervisor {
@@ -154,7 +165,8 @@ impl SimBuilder {
             let vm = seeded(self.seed, number, state.networks.first(), &self.time);
             state.vms.insert(vm.id, vm);
         }
-        SimHypervisor::connect(Arc::new(Host { state: Mutex::new(state), time: self.time, deadline: self.deadline }))
+        let Self { time, deadline, consoles, .. } = self;
+        SimHypervisor::connect(Arc::new(Host { state: Mutex::new(state), time, deadline, consoles }))
     }
 }
 

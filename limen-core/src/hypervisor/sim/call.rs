@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::clock::Time;
+use super::console::Elsewhere;
 use super::state::{Effect, State};
 use super::{Fault, Method, SimHypervisor};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,7 @@ pub(super) struct Host {
     pub(super) state: Mutex<State>,
     pub(super) time: Time,
     pub(super) deadline: Duration,
+    pub(super) consoles: Option<Elsewhere>,
 }
 
 /// The state, locked; when it is let go, what was scheduled meanwhile is seen to.

@@ -1,9 +1,22 @@
 //! The far ends of consoles: what a simulated guest says on them.
 
+use std::fmt;
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
 use crate::hypervisor::{ConsoleKind, ConsoleStream};
+
+/// Where consoles come from that are not the simulator's own.
+#[derive(Clone)]
+pub(super) struct Elsewhere(pub(super) Arc<dyn Fn(ConsoleKind) -> ConsoleStream + Send + Sync>);
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elsewhere")
+    }
+}
 
 /// The size of a simulated screen.
 const WIDTH: u16 = 720;

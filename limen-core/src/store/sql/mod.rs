@@ -40,8 +40,8 @@ use self::prune::Prune;
 use super::{Change, Committed, EventBatch, Install, Lease, OperationQuery, OperationRow, Retention, Snapshot, Store};
 use crate::error::Result;
 use crate::model::{
-    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, Restore, UserId, VolumeId,
-    VolumeRecord, Witness,
+    AuditQuery, AuditRecord, EventNumber, HostId, Operation, OperationId, Page, PageRequest, Restore, TicketRecord,
+    UserId, VolumeId, VolumeRecord, Witness,
 };
 use crate::secret::Secret;
 
@@ -297,6 +297,10 @@ impl Store for SqlStore {
     async fn audit(&self, query: &AuditQuery, page: PageRequest) -> Result<Page<AuditRecord>> {
         let asked = (query.clone(), page);
         self.read(&asked, |tx, (query, page)| Box::pin(audit::page(tx, query, *page))).await
+    }
+
+    async fn ticket(&self, hash: &str) -> Result<Option<TicketRecord>> {
+        self.read(&hash.to_owned(), |tx, hash| Box::pin(read::ticket(tx, hash))).await
     }
 
     async fn password_hash(&self, name: &str) -> Result<Option<(UserId, Secret)>> {

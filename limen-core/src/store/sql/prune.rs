@@ -52,6 +52,12 @@ pub(super) async fn prune(tx: &mut Tx, prune: &Prune) -> Outcome<Pruned> {
              (SELECT id FROM operations WHERE finished = 1 AND finished_at < $1 ORDER BY finished_at LIMIT $2)",
             kept.operations.max(Retention::LEAST_OPERATIONS),
         ),
+        (
+            "tickets",
+            "DELETE FROM tickets WHERE hash IN \
+             (SELECT hash FROM tickets WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+            Duration::ZERO,
+        ),
     ] {
         let gone = tx.execute(sql, args![prune.before(kept), BOUND]).await?;
         rows.insert(table.to_owned(), gone);

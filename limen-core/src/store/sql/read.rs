@@ -7,7 +7,7 @@ use super::failure::{Failure, Outcome};
 use super::value::record;
 use super::{log, operations};
 use crate::error::Error;
-use crate::model::{HostId, HostVm, Page, PageRequest, UserId, VolumeRecord};
+use crate::model::{HostId, HostVm, Page, PageRequest, TicketRecord, UserId, VolumeRecord};
 use crate::secret::Secret;
 use crate::store::Snapshot;
 
@@ -72,6 +72,11 @@ pub(super) fn page<T>(
 
 pub(super) async fn volumes(tx: &mut Tx, host: HostId) -> Outcome<Vec<VolumeRecord>> {
     records(&tx.all("SELECT document FROM volumes WHERE host_id = $1 ORDER BY id", args![host]).await?)
+}
+
+pub(super) async fn ticket(tx: &mut Tx, hash: &str) -> Outcome<Option<TicketRecord>> {
+    let line = tx.first("SELECT document FROM tickets WHERE hash = $1", args![hash]).await?;
+    line.map(|line| record(&line, 0)).transpose()
 }
 
 pub(super) async fn password_hash(tx: &mut Tx, name: &str) -> Outcome<Option<(UserId, Secret)>> {

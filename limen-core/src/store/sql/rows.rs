@@ -9,8 +9,8 @@ use super::{images, quota, vms};
 use crate::context::Role;
 use crate::error::{Error, ErrorKind};
 use crate::model::{
-    Fact, HostId, HostRecord, HostVm, OwnerId, OwnerRecord, SessionId, SessionRecord, TokenId, TokenRecord, User,
-    UserId, VmId,
+    Fact, HostId, HostRecord, HostVm, OwnerId, OwnerRecord, SessionId, SessionRecord, TicketRecord, TokenId,
+    TokenRecord, User, UserId, VmId,
 };
 use crate::secret::Secret;
 use crate::store::{Change, Expect, Row};
@@ -25,6 +25,7 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
         Row::SessionGone(id) => (4, id.0, Uuid::nil()),
         Row::TokenGone(id) => (4, id.0, Uuid::nil()),
         Row::SessionsGone { user, .. } => (5, user.0, Uuid::nil()),
+        Row::TicketUsed(_) => (4, Uuid::nil(), Uuid::nil()),
         Row::UserGone(id) => (6, id.0, Uuid::nil()),
         Row::OwnerGone(id) => (7, id.0, Uuid::nil()),
         Row::Owner(record) => (8, record.id.0, Uuid::nil()),
@@ -32,6 +33,7 @@ pub(super) fn order(row: &Row) -> (u8, Uuid, Uuid) {
         Row::User { user, .. } => (9, user.id.0, Uuid::nil()),
         Row::Session(record) => (10, record.id.0, Uuid::nil()),
         Row::Token(record) => (10, record.token.id.0, Uuid::nil()),
+        Row::Ticket(record) => (10, record.user.0, Uuid::nil()),
         Row::Host { record, .. } => (11, record.id.0, Uuid::nil()),
         Row::Image { image, .. } => (12, image.id.0, Uuid::nil()),
         Row::Vm { record, .. } => (13, record.id.0, Uuid::nil()),
@@ -56,6 +58,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], change: &Change, facts: &m
             Row::SessionGone(id) => session_gone(tx, *id, facts).await?,
             Row::SessionsGone { user, keep } => sessions_gone(tx, *user, *keep, facts).await?,
             Row::TokenGone(id) => token_gone(tx, *id, facts).await?,
+            Row::TicketUsed(hash) => ticket_used(tx, hash).await?,
             Row::UserGone(id) => user_gone(tx, *id, facts).await?,
             Row::OwnerGone(id) => owner_gone(tx, *id, facts).await?,
             Row::Owner(record) => facts.push(owner(tx, record).await?),
@@ -65,6 +68,7 @@ pub(super) async fn write(tx: &mut Tx, rows: &[&Row], change: &Change, facts: &m
             }
             Row::Session(record) => facts.push(session(tx, record).await?),
             Row::Token(record) => facts.push(token(tx, record).await?),
+            Row::Ticket(record) => ticket(tx, record).await?,
             Row::Host { record, expect } => facts.push(host(tx, record, *expect).await?),
             Row::Image { image, expect } => facts.push(images::write(tx, image, *expect).await?),
             Row::Vm { .. } | Row::Status { .. } | Row::Volume(_) => {}
@@ -206,6 +210,21 @@ async fn token(tx: &mut Tx, record: &TokenRecord) -> Outcome<Fact> {
 async fn token_gone(tx: &mut Tx, id: TokenId, facts: &mut Vec<Fact>) -> Outcome<()> {
     if tx.execute("DELETE FROM tokens WHERE id = $1", args![id]).await? > 0 {
         facts.push(Fact::TokenGone { id });
+    }
+    Ok(())
+}
+
+async fn ticket(tx: &mut Tx, record: &TicketRecord) -> Outcome<()> {
+    let sql = "INSERT INTO tickets (hash, user_id, expires_at, document) VALUES ($1, $2, $3, $4)";
+    let args = args![&record.hash, record.user, micros(record.expires_at), document(record)?];
+    let written = tx.execute(sql, args).await;
+    written.map_err(|failure| failure.named("There is such a console ticket already.", "The user is gone."))?;
+    Ok(())
+}
+
+async fn ticket_used(tx: &mut Tx, hash: &str) -> Outcome<()> {
+    if tx.execute("DELETE FROM tickets WHERE hash = $1", args![hash]).await? == 0 {
+        return Err(Error::new(ErrorKind::Conflict, "The console ticket was used already.").into());
     }
     Ok(())
 }

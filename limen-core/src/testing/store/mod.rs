@@ -11,6 +11,7 @@ mod operations;
 mod quota;
 mod restore;
 mod rows;
+mod tickets;
 mod users;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use self::operations::*;
 pub use self::quota::*;
 pub use self::restore::*;
 pub use self::rows::*;
+pub use self::tickets::*;
 pub use self::users::*;
 use crate::store::Store;
 
@@ -65,6 +67,9 @@ pub const ALL: &[Behaviour] = behaviours![
     names_and_hashes_of_tokens_are_unique,
     tokens_go_alone_or_with_their_user,
     the_last_enabled_admin_stays,
+    a_ticket_is_used_once,
+    a_ticket_is_used_once_in_parallel,
+    tickets_go_with_their_user_or_their_time,
     what_vms_come_to_is_counted,
     a_limit_refuses_what_rises_past_it,
     a_limit_holds_in_parallel,
