@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::model::{
-    AuditQuery, EventNumber, Operation, OperationKind, OperationState, PageRequest, Restored, VmState, Witness,
+    AuditQuery, EventNumber, Operation, OperationKind, OperationState, PageRequest, PowerAction, Restored, VmState,
+    Witness,
 };
 use limen_core::service::{Fault, FaultPoint, Moment, Told, operation_steps};
 use limen_core::store::Store;
@@ -337,7 +338,9 @@ async fn a_host_that_is_away_at_the_start_is_asked_before_it_is_worked_on() {
     house.sim.disconnect();
     let limen = house.limen().await;
     // More is asked for than the host has ever seen of the Store.
-    let asked = limen.create_vm(&ctx(), bare("asked")).await.expect("recorded");
+    let shown = vms(&limen).await;
+    let first = *shown.iter().find(|(_, (_, name))| name == "first").expect("the VM of the backup").0;
+    let asked = limen.change_power(&ctx(), first, PowerAction::Start, None).await.expect("recorded");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(restored(&limen).await.restores, []);
     assert_eq!(limen.get_operation(&ctx(), asked.id).await.expect("there").state, OperationState::Queued);
@@ -352,6 +355,7 @@ async fn a_host_that_is_away_at_the_start_is_asked_before_it_is_worked_on() {
     assert_eq!(house.everything().await, on_host);
     limen.resume_operation(&ctx(), asked.id).await.expect("resumed");
     assert_eq!(ended(&limen, &asked).await.state, OperationState::Succeeded);
+    assert_eq!(vms(&limen).await[&first].0, "running");
     limen.shutdown().await;
 }
 

@@ -35,7 +35,7 @@ fn outcomes(records: &[AuditRecord]) -> Vec<AuditOutcome> {
 }
 
 /// Actions that change nothing.
-const READING: [Action; 17] = [
+const READING: [Action; 19] = [
     Action::GetMe,
     Action::ListUsers,
     Action::GetUser,
@@ -52,6 +52,8 @@ const READING: [Action; 17] = [
     Action::Check,
     Action::WatchEvents,
     Action::GetQuota,
+    Action::GetMetrics,
+    Action::ReadAgent,
     Action::GetRestored,
 ];
 
