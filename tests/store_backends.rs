@@ -340,9 +340,13 @@ async fn idle_connections_above_the_limit_are_closed() {
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'limen' AND datname = current_database()";
     let held = {
         let url = url.clone();
-        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(1); COMMIT"))
+        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(5); COMMIT"))
     };
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
+                  AND relation = 'event_counter'::regclass";
+    while psql(&url, locked).expect_success().trim() == "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let calls: Vec<_> = (0..20)
         .map(|_| {
             tokio::spawn({
@@ -351,8 +355,12 @@ async fn idle_connections_above_the_limit_are_closed() {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let busy: u32 = psql(&url, count).expect_success().trim().parse().expect("a number");
+    let mut busy: u32 = 0;
+    while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
+        let open = psql(&url, count).expect_success().trim().parse().expect("a number");
+        busy = busy.max(open);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for call in calls {
         call.await.expect("no panic").expect("ping");
     }

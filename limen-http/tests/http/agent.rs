@@ -215,7 +215,8 @@ async fn what_the_agent_tells_is_passed_on_and_nothing_of_the_hop() {
     for line in [
         format!("host: {}", agent.address),
         format!("x-forwarded-host: {}", served.address),
-        "x-forwarded-for: 127.0.0.1".to_owned(),
+        // This machine is a proxy that is believed.
+        "x-forwarded-for: 6.6.6.6".to_owned(),
         "x-forwarded-proto: http".to_owned(),
         "via: 1.1 limen".to_owned(),
         "user-agent: me".to_owned(),
