@@ -17,10 +17,12 @@ async fn ten_of_the_connections_that_the_database_allows_are_left_to_others() {
     let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&Secret::new(&url), &settings).await.expect("connect"));
     let held = {
         let url = url.clone();
-        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(8); COMMIT"))
+        tokio::task::spawn_blocking(move || {
+            psql(&url, "BEGIN; LOCK TABLE schema_migrations; SELECT pg_sleep(8); COMMIT")
+        })
     };
     let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
-                  AND relation = 'event_counter'::regclass";
+                  AND relation = 'schema_migrations'::regclass";
     while psql(&url, locked).expect_success().trim() == "0" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -340,10 +340,12 @@ async fn idle_connections_above_the_limit_are_closed() {
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'limen' AND datname = current_database()";
     let held = {
         let url = url.clone();
-        tokio::task::spawn_blocking(move || psql(&url, "BEGIN; LOCK TABLE event_counter; SELECT pg_sleep(5); COMMIT"))
+        tokio::task::spawn_blocking(move || {
+            psql(&url, "BEGIN; LOCK TABLE schema_migrations; SELECT pg_sleep(5); COMMIT")
+        })
     };
     let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
-                  AND relation = 'event_counter'::regclass";
+                  AND relation = 'schema_migrations'::regclass";
     while psql(&url, locked).expect_success().trim() == "0" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
