@@ -123,7 +123,8 @@ fn traits(path: &str, operation: &Value) -> Traits {
         authenticated: operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()),
         has_id: path.contains("{id}"),
         has_body: operation["requestBody"].is_object(),
-        starts_operation: operation["responses"]["202"].is_object() && !path.ends_with("/cancel"),
+        // Not those that are about one which was started before.
+        starts_operation: operation["responses"]["202"].is_object() && !path.starts_with("/api/operations/"),
         is_vm: path == "/api/vms/{id}",
         is_stream: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
     }
