@@ -50,7 +50,7 @@ impl Machine {
             .stdin(Stdio::null())
             .spawn()
             .expect("start setsid unshare");
-        process::wait_for("a machine", Duration::from_secs(10), || base.join("up").exists().then_some(()));
+        process::wait_for("a machine", Duration::from_secs(60), || base.join("up").exists().then_some(()));
         Self { base, init, leash: Some(leash) }
     }
 
