@@ -12,6 +12,7 @@
 //! | [`serial`] | reads a console until something is said |
 //! | [`server`] | the `limen` program, served on a free port |
 //! | [`http`] | a client for it |
+//! | [`journal`] | what the code under test logged last |
 //! | [`site`] | a server with a libvirtd and a database, and the judge of what is left |
 //! | [`websocket`] | a client of its consoles, and of RFB on them |
 //! | [`world`] | a host and a Store under a `Limen`, scripted crashes, and the judge of what is left |
@@ -25,6 +26,7 @@
 pub mod disk;
 pub mod guest;
 pub mod http;
+pub mod journal;
 pub mod libvirt;
 pub mod machine;
 pub mod nginx;

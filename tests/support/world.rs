@@ -15,6 +15,8 @@ use limen_core::testing::store::miscounted;
 use limen_core::{Context, Hypervisor, Limen, Store};
 use tokio::sync::watch;
 
+use crate::journal;
+
 /// What a test wants to happen, each once, and what was reached.
 #[derive(Debug)]
 pub struct Script {
@@ -102,6 +104,7 @@ impl World {
 
     /// A new process, so to speak, with these faults before it.
     pub async fn limen(&self, script: Arc<Script>) -> Limen {
+        journal::keep();
         let builder = match self.holder {
             Some(holder) => Limen::builder().holder(holder),
             None => Limen::builder(),
@@ -153,6 +156,9 @@ impl World {
                 found.push(format!("VM {} is {:?} and shown as {state:?}", vm.id, vm.state));
             }
         }
+        let present: BTreeSet<VmId> = on_host.iter().map(|vm| vm.id).collect();
+        let gone = shown.keys().filter(|id| !present.contains(id) && !recorded.contains(id));
+        found.extend(gone.map(|id| format!("VM {id} is shown and neither on the host nor recorded")));
         found.extend(miscounted(&snapshot));
         let host = limen.list_hosts(&ctx).await.expect("list hosts")[0].id;
         let rows = self.store.volumes(host).await.expect("read the volumes");
@@ -218,7 +224,7 @@ pub async fn ended(limen: &Limen, operation: &Operation) -> Operation {
         }
     }
     let operation = limen.get_operation(&ctx, operation.id).await.expect("an operation can be read");
-    panic!("it did not end in a minute: {operation:#?}");
+    panic!("it did not end in a minute: {operation:#?}\n{}", journal::last());
 }
 
 /// Ends well.
