@@ -131,6 +131,15 @@ impl PrivateLibvirt {
         self.wait_until_up();
     }
 
+    /// Starts the daemon again where it has ended by itself, as systemd does; says whether it had.
+    pub fn revive(&self) -> bool {
+        let ended = matches!(self.daemon().try_wait(), Ok(Some(_)));
+        if ended {
+            self.restart();
+        }
+        ended
+    }
+
     /// Stops the daemon in its tracks: it accepts connections and never answers.
     pub fn sigstop(&self) {
         process::signal(self.pid(), Signal::STOP);
