@@ -2,8 +2,11 @@
 # Installs LIMEN as a service of systemd, or removes it. It starts nothing.
 #
 #   install.sh [--root DIR] [--bin FILE]
+#   install.sh --configure
 #   install.sh --uninstall [--root DIR]
 #
+# --configure is the part that a package leaves to the machine: the user, who owns
+# what, and how much of the log is kept.
 # --root DIR installs below DIR and makes no user: for packages and tests.
 # --bin FILE is the program; without it, the one that was built here.
 # A second run is an upgrade: settings that are there stay. What --uninstall
@@ -24,8 +27,9 @@ while (($#)); do
         limen=${2:?--bin needs a file}
         shift
         ;;
+    --configure) action=configure ;;
     --uninstall) action=uninstall ;;
-    *) die "$1 is no option. install.sh [--root DIR] [--bin FILE], or --uninstall" ;;
+    *) die "$1 is no option. install.sh [--root DIR] [--bin FILE], --configure, or --uninstall" ;;
     esac
     shift
 done
@@ -87,28 +91,33 @@ make_user() {
 }
 
 install_all() {
+    [[ -n $root ]] || ((EUID == 0)) || die "Installing needs root: sudo $0"
     [[ -x $limen ]] || die "There is no program at $limen. 'make build' builds it, --bin names another."
+    install -D -m 755 "$limen" "$program"
+    install -D -m 644 "$project/scripts/limen.service" "$units/limen.service"
+    install -d -m 755 "$units/limen.service.d"
+    [[ -e $units/limen.service.d/settings.conf ]] ||
+        install -m 644 "$project/scripts/limen.service.d/settings.conf" "$units/limen.service.d/settings.conf"
+    configure_all
+    say "Installed; nothing was started. Settings: $units/limen.service.d/settings.conf"
+    say "Start it, now and at each boot: systemctl enable --now limen.service"
+}
+
+configure_all() {
     local owner=()
     if [[ -z $root ]]; then
-        ((EUID == 0)) || die "Installing needs root: sudo $0"
         make_user
         owner=(-o limen -g limen)
     fi
-    install -D -m 755 "$limen" "$program"
-    install -D -m 644 "$project/scripts/limen.service" "$units/limen.service"
-    install -d -m 755 "$units/limen.service.d" "$journald"
-    [[ -e $units/limen.service.d/settings.conf ]] ||
-        install -m 644 "$project/scripts/limen.service.d/settings.conf" "$units/limen.service.d/settings.conf"
     install -d -m 700 "$root/etc/limen"
     install -d -m 711 "${owner[@]}" "$root/var/lib/limen"
+    install -d -m 755 "$journald"
     journald_settings >"$journald/limen.conf"
     chmod 644 "$journald/limen.conf"
     if is_live; then
         systemctl daemon-reload
         systemctl try-restart systemd-journald.service
     fi
-    say "Installed; nothing was started. Settings: $units/limen.service.d/settings.conf"
-    say "Start it, now and at each boot: systemctl enable --now limen.service"
 }
 
 uninstall_all() {

@@ -47,6 +47,7 @@ need iproute2 has ss
 need curl has curl
 if [[ $purpose == test ]]; then
     need nginx has nginx
+    need debootstrap has debootstrap
     need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
