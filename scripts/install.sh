@@ -85,9 +85,11 @@ journald_settings() {
 }
 
 make_user() {
+    getent group libvirt >/dev/null || die "There is no group libvirt: install libvirt-daemon-system first."
     getent passwd limen >/dev/null ||
         useradd --system --home-dir /var/lib/limen --no-create-home --shell /usr/sbin/nologin limen
-    getent group libvirt >/dev/null || die "There is no group libvirt: install libvirt-daemon-system first."
+    # libvirt asks polkit, which asks whether the user, not the process, is of the group.
+    usermod --append --groups libvirt limen
 }
 
 install_all() {

@@ -86,6 +86,7 @@ fn a_purged_package_leaves_the_disks_of_guests_and_nothing_else() {
         before=$(named)
         dpkg -i /run/limen.deb
         limen version
+        id -nG limen | tr ' ' '\n' | grep -x libvirt
         test "$(stat -c '%U:%G %a' /var/lib/limen)" = 'limen:limen 711'
         test "$(stat -c '%U:%G %a' /etc/limen)" = 'root:root 700'
         grep -x 'SystemMaxUse=1G' /etc/systemd/journald.conf.d/limen.conf

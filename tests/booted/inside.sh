@@ -58,7 +58,7 @@ check "health" until_so 30 'curl -fsS http://localhost:18443/api/health | grep -
 password=$(cat /var/lib/limen/initial-admin-password)
 login() {
     token=$(curl -sS -X POST http://localhost:18443/api/auth/login -H "Content-Type: application/json" \
-        -d "{\"username\":\"admin\",\"password\":\"$password\"}" | jq -r .token)
+        -d "{\"username\":\"admin\",\"password\":\"$password\"}" | jq -r .access_token)
     export token
 }
 login
@@ -70,7 +70,7 @@ check "a VM is made and runs" has '"state":"succeeded"' "curl -sS -m 110 -X POST
 says "libvirt has it" running 'virsh list --all'
 uuid=$(virsh list --uuid | head -1)
 export uuid
-check "its disk is LIMEN's" bash -c 'find /var/lib/limen -name "*.qcow2" -o -name "*.raw" | grep .'
+says "its disk is LIMEN's" /var/lib/limen/vms 'virsh domblklist $uuid'
 
 before=$(pid)
 kill -9 "$before"
