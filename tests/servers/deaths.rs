@@ -144,7 +144,7 @@ async fn campaign_of_killed_servers_leaves_their_work_to_the_other() {
     let (mut at_work, mut sent_on, mut made) = (0, 0, Vec::new());
     let mut vms: Vec<(String, String)> = Vec::new();
     for round in 0..rounds {
-        let owner = two.owner(&client).await.expect("an owner");
+        let owner = two.its_owner(&client).await;
         let other = 1 - owner;
         let beside = client.at(two.servers[other].port());
         // Whatever came of the round before goes, while as many are made.
@@ -214,7 +214,7 @@ async fn campaign_of_killed_servers_leaves_their_work_to_the_other() {
     assert!(at_work > 0, "no kill met any work");
 
     // One that stops gives the host away at once.
-    let owner = two.owner(&client).await.expect("an owner");
+    let owner = two.its_owner(&client).await;
     let beside = client.at(two.servers[1 - owner].port());
     assert_eq!(two.servers[owner].sigterm(), Some(0));
     let handed_over = two.owned_by(1 - owner, &beside, Duration::from_secs(3)).await;
@@ -230,7 +230,7 @@ async fn a_server_that_stood_still_does_nothing_that_is_anothers_to_do() {
     let site = Site::start();
     let two = &site.two;
     let client = two.nginx.client().login(ADMIN, ADMIN_PASSWORD).await;
-    let owner = two.owner(&client).await.expect("an owner");
+    let owner = two.its_owner(&client).await;
     let [still, other] = [owner, 1 - owner].map(|place| client.at(two.servers[place].port()));
     let bytes: Vec<u8> =
         (0..192_u32 << 20 >> 2).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
