@@ -3,6 +3,7 @@
 mod consoles;
 mod definitions;
 mod faults;
+mod remote;
 mod volumes;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Becomes a private libvirtd. Runs as root in a mount namespace of its own
-# (`unshare -m`); $1 is the directory that holds everything the daemon writes.
+# (`unshare -m`); $1 is the directory that holds everything the daemon writes,
+# the rest is for libvirtd itself.
 set -eu
 base=$1
+shift
 
 # A private /run hides D-Bus and the system's libvirt too.
 mount --bind "$base/run" /run
@@ -15,4 +17,4 @@ mount --bind "$base/log" /var/log/libvirt
 if [ -e /dev/kvm ]; then
     mount --bind "$base/kvm" /dev/kvm
 fi
-exec libvirtd --config "$base/etc/libvirtd.conf" --pid-file "$base/libvirtd.pid"
+exec libvirtd --config "$base/etc/libvirtd.conf" --pid-file "$base/libvirtd.pid" "$@"

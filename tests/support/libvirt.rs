@@ -23,6 +23,8 @@ use crate::process::{self, Leash, Output};
 #[derive(Debug)]
 pub struct PrivateLibvirt {
     base: PathBuf,
+    /// Where it listens for other machines.
+    port: Option<u16>,
     daemon: Mutex<Child>,
     leash: Option<Leash>,
 }
@@ -53,6 +55,10 @@ impl PrivateLibvirt {
     }
 
     fn start_with(capabilities: Option<&Path>) -> Self {
+        Self::start_as(capabilities, None)
+    }
+
+    fn start_as(capabilities: Option<&Path>, port: Option<u16>) -> Self {
         let base = crate::scratch_dir("libvirt");
         let leash = Leash::new(include_str!("libvirt-leash.sh"), &[&base]);
         for dir in ["run", "run/lock", "etc", "lib", "lib/images", "cache", "log", "storage"] {
@@ -66,7 +72,11 @@ impl PrivateLibvirt {
             fs::set_permissions(base.join(dir), mode).expect("set a mode");
         }
         let log = format!("log_outputs = \"2:file:{}/libvirtd.log\"\n", base.display());
-        fs::write(base.join("etc/libvirtd.conf"), LIBVIRTD_CONF.to_owned() + &log).expect("write libvirtd.conf");
+        let remote = port.map(|port| {
+            format!("listen_tls = 0\nlisten_tcp = 1\nlisten_addr = \"127.0.0.1\"\ntcp_port = \"{port}\"\nauth_tcp = \"none\"\n")
+        });
+        fs::write(base.join("etc/libvirtd.conf"), [LIBVIRTD_CONF, &log, &remote.unwrap_or_default()].concat())
+            .expect("write libvirtd.conf");
         fs::write(base.join("etc/qemu.conf"), QEMU_CONF).expect("write qemu.conf");
         if Path::new("/dev/kvm").exists() {
             let mut mknod = Command::new("mknod");
@@ -74,10 +84,29 @@ impl PrivateLibvirt {
             process::run(&mut mknod, Duration::from_secs(5)).expect_success();
         }
 
-        let daemon = Mutex::new(spawn(&base));
-        let libvirt = Self { base, daemon, leash: Some(leash) };
+        let daemon = Mutex::new(spawn(&base, port));
+        let libvirt = Self { base, port, daemon, leash: Some(leash) };
         libvirt.wait_until_up();
         libvirt
+    }
+
+    /// A daemon that can be reached as one of another machine too, at [`Self::remote_uri`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_remote() -> Self {
+        assert!(crate::is_root(), "a private libvirtd needs root; `make test` sees to it");
+        let cached = prepared_capabilities();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        Self::start_as(Some(&cached), Some(port.expect("a free port").port()))
+    }
+
+    /// The URI of this daemon as if it were another machine's: no descriptor can be had over it.
+    ///
+    /// # Panics
+    /// When it was not started by [`Self::start_remote`].
+    pub fn remote_uri(&self) -> String {
+        format!("qemu+tcp://127.0.0.1:{}/system", self.port.expect("a daemon with a port"))
     }
 
     /// The URI to connect to, as root or as a member of group `libvirt`.
@@ -126,7 +155,7 @@ impl PrivateLibvirt {
         {
             let mut daemon = self.daemon();
             process::kill9(&mut daemon);
-            *daemon = spawn(&self.base);
+            *daemon = spawn(&self.base, self.port);
         }
         self.wait_until_up();
     }
@@ -165,7 +194,7 @@ impl PrivateLibvirt {
             for dir in [run.clone(), run.join("lock")] {
                 fs::create_dir(dir).expect("make a directory");
             }
-            *daemon = spawn(&self.base);
+            *daemon = spawn(&self.base, self.port);
         }
         self.wait_until_up();
     }
@@ -271,12 +300,13 @@ impl Drop for PrivateLibvirt {
     }
 }
 
-fn spawn(base: &Path) -> Child {
+fn spawn(base: &Path, port: Option<u16>) -> Child {
     let output = fs::File::create(base.join("output")).expect("make a file");
     Command::new("setsid")
         .args(["unshare", "-m", "--propagation", "private", "sh", "-c"])
         .args([include_str!("libvirt-enter.sh"), "libvirtd"])
         .arg(base)
+        .args(port.map(|_| "--listen"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("share a file"))

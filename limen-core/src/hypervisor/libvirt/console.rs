@@ -1,4 +1,4 @@
-//! Consoles: the screen as a socket that QEMU itself serves, the serial port as a shared stream.
+//! Serial consoles: the port as a shared stream.
 //!
 //! libvirt allows one serial stream for each VM, so the first opener makes a session and the
 //! others join it: all see what the guest writes from then on, and what any of them writes
@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc as queue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use virt::connect::Connect;
@@ -19,7 +18,7 @@ use virt::error::ErrorNumber;
 use virt::stream::Stream;
 
 use super::connection::Link;
-use super::error::{conflict, during, from_libvirt, is, unexpected};
+use super::error::{conflict, during, from_libvirt, is};
 use super::{LibvirtHypervisor, ffi, locked, vm};
 use crate::error::{Error, Result};
 use crate::hypervisor::ConsoleStream;
@@ -39,30 +38,14 @@ const STOPPING: usize = 20;
 /// How long a stream that was given up may hold the port.
 const HANDOVER: Duration = Duration::from_secs(2);
 
-pub(super) async fn open_vnc(host: &LibvirtHypervisor, id: VmId) -> Result<ConsoleStream> {
-    let socket = host
-        .change("open_console", None, move |_, conn| {
-            let domain = running(conn, id)?;
-            let raw = domain
-                .open_graphics_fd(0, virt_sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
-                .map_err(|error| refusal(conn, id, "virDomainOpenGraphicsFD", error))?;
-            let fd = ffi::own_descriptor(raw).ok_or_else(|| unexpected("a descriptor that is none"))?;
-            let socket = std::os::unix::net::UnixStream::from(fd);
-            socket.set_nonblocking(true).map_err(Error::internal)?;
-            Ok(socket)
-        })
-        .await?;
-    Ok(Box::new(UnixStream::from_std(socket).map_err(Error::internal)?))
-}
-
-fn running(conn: &Connect, id: VmId) -> Result<virt::domain::Domain> {
+pub(super) fn running(conn: &Connect, id: VmId) -> Result<virt::domain::Domain> {
     let domain = vm::existing(conn, id)?;
     if vm::state(&domain)?.0.is_active() { Ok(domain) } else { Err(conflict("The VM is not running.")) }
 }
 
 /// Why a console was not given: mostly because the VM stops just now, which libvirt calls by many
 /// names, and shows a moment later.
-fn refusal(conn: &Connect, id: VmId, call: &'static str, error: virt::error::Error) -> Error {
+pub(super) fn refusal(conn: &Connect, id: VmId, call: &'static str, error: virt::error::Error) -> Error {
     for _ in 0..STOPPING {
         match running(conn, id) {
             Err(stopped) => return stopped.with_source(error),

@@ -11,7 +11,8 @@
 //! | `connection` | connections, reconnects, events |
 //! | `facts` | which definitions a list must read |
 //! | `vm`, `power` | definitions and looks; the power state machine |
-//! | `console`, `storage`, `witness`, `network`, `stats` | each its noun |
+//! | `console`, `screen`, `storage`, `witness`, `network`, `stats` | each its noun |
+//! | `rfb` | how a screen of another machine is entered and presented |
 //! | `xml` | domain XML: written, read, edited |
 //! | `error` | libvirt's codes as LIMEN's kinds |
 //! | `ffi` | all unsafe code |
@@ -23,6 +24,8 @@ mod facts;
 mod ffi;
 mod network;
 mod power;
+mod rfb;
+mod screen;
 mod slots;
 mod stats;
 mod storage;
@@ -95,6 +98,11 @@ impl LibvirtOptions {
             change_deadline: Duration::from_secs(60),
             save_deadline: Duration::from_secs(600),
         }
+    }
+
+    /// The machine that the URI names; none when libvirt is reached by a socket of this one.
+    pub(crate) fn other_machine(&self) -> Option<url::Host> {
+        url::Url::parse(&self.uri).ok()?.host().map(|host| host.to_owned())
     }
 }
 
@@ -253,7 +261,7 @@ impl Hypervisor for LibvirtHypervisor {
     async fn open_console(&self, id: VmId, kind: ConsoleKind) -> Result<ConsoleStream> {
         self.must_be_real()?;
         match kind {
-            ConsoleKind::Vnc => console::open_vnc(self, id).await,
+            ConsoleKind::Vnc => screen::open(self, id).await,
             ConsoleKind::Serial => console::open_serial(self, id).await,
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct HostFacts {
     pub(crate) drive_bus: String,
     pub(crate) has_usb: bool,
     pub(crate) uefi: bool,
+    /// Whether it is another machine, so that no descriptor can be had from it.
+    pub(crate) remote: bool,
 }
 
 impl HostFacts {
@@ -47,10 +49,11 @@ impl HostFacts {
         if options.uri.starts_with("test:") {
             return Ok(Self::of_test_driver(root, architecture));
         }
+        let remote = options.other_machine().is_some();
         let want_kvm = match options.virt_type {
             VirtChoice::Kvm => true,
             VirtChoice::Qemu => false,
-            VirtChoice::Auto => offers(root, &architecture, "kvm") && kvm_is_usable(&options.uri, &architecture),
+            VirtChoice::Auto => offers(root, &architecture, "kvm") && (remote || kvm_is_usable(&architecture)),
         };
         let domain_type = if want_kvm { "kvm" } else { "qemu" };
         if !offers(root, &architecture, domain_type) {
@@ -63,7 +66,7 @@ impl HostFacts {
         let text = conn
             .domain_capabilities(None, Some(&architecture), machine.as_deref(), Some(domain_type), 0)
             .map_err(during("virConnectGetDomainCapabilities"))?;
-        Self::read(&text, domain_type, architecture, machine)
+        Ok(Self { remote, ..Self::read(&text, domain_type, architecture, machine)? })
     }
 
     fn read(text: &str, domain_type: &str, architecture: String, machine: Option<String>) -> Result<Self> {
@@ -97,6 +100,7 @@ impl HostFacts {
                 .map_or_else(|| "scsi".to_owned(), |bus| (*bus).to_owned()),
             has_usb: buses.iter().any(|bus| bus == "usb"),
             uefi: values(root, "os", "firmware").iter().any(|firmware| firmware == "efi"),
+            remote: false,
         })
     }
 
@@ -116,6 +120,7 @@ impl HostFacts {
             drive_bus: "ide".to_owned(),
             has_usb: false,
             uefi: false,
+            remote: false,
         }
     }
 
@@ -167,11 +172,7 @@ fn values(node: Node<'_, '_>, parent: &str, name: &str) -> Vec<String> {
 
 /// Whether KVM works here, not only exists: there are machines with a `/dev/kvm` on which a guest
 /// hangs in its BIOS. Of a remote host libvirt's word has to do.
-fn kvm_is_usable(uri: &str, architecture: &str) -> bool {
-    let local = uri.split_once("://").is_none_or(|(_, rest)| rest.starts_with('/'));
-    if !local {
-        return true;
-    }
+fn kvm_is_usable(architecture: &str) -> bool {
     let opens = std::fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/kvm")).is_ok();
     opens && (!is_x86(architecture) || cpu_has_virtualization())
 }

@@ -16,6 +16,7 @@ use super::{NAMESPACE, check_text, child, parse};
 use crate::error::{Error, Result};
 use crate::hypervisor::DefinitionChange;
 use crate::hypervisor::libvirt::error::{conflict, unexpected};
+use crate::secret::Secret;
 
 /// The definition with `change` made; none when it shows that already.
 pub(crate) fn apply(text: &str, change: &DefinitionChange) -> Result<Option<String>> {
@@ -58,6 +59,22 @@ pub(crate) fn apply(text: &str, change: &DefinitionChange) -> Result<Option<Stri
         }
     }
     if edits.0.is_empty() { Ok(None) } else { edits.made_in(text).map(Some) }
+}
+
+/// The live screen with another password, for `virDomainUpdateDeviceFlags`: all else must be as it is.
+pub(crate) fn screen(text: &str, password: &Secret, valid_to: &str) -> Result<String> {
+    let document = parse(text)?;
+    let screen = read::vnc(document.root_element()).ok_or_else(|| unexpected("a screen that has gone"))?;
+    let kept = screen.attributes().filter(|attribute| !attribute.name().starts_with("passwd"));
+    let mut attributes: Vec<_> = kept.map(|attribute| (attribute.name(), attribute.value())).collect();
+    attributes.extend([("passwd", password.expose()), ("passwdValidTo", valid_to)]);
+    let inner: String = screen.children().filter(Node::is_element).map(|child| &text[child.range()]).collect();
+    let mut xml = Writer::new(Cursor::new(Vec::new()));
+    xml.create_element("graphics")
+        .with_attributes(attributes)
+        .write_text_content(BytesText::from_escaped(inner))
+        .map_err(Error::internal)?;
+    String::from_utf8(xml.into_inner().into_inner()).map_err(Error::internal)
 }
 
 #[derive(Default)]

@@ -124,6 +124,22 @@ fn mebibytes(node: Node<'_, '_>) -> Option<u64> {
     Some(amount.checked_mul(bytes)? >> 20)
 }
 
+/// The first VNC screen of a domain.
+pub(super) fn vnc<'a, 'input>(root: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
+    child(root, "devices")?
+        .children()
+        .find(|node| node.has_tag_name("graphics") && node.attribute("type") == Some("vnc"))
+}
+
+/// Where a running domain's screen listens, as its live XML tells: address and port.
+pub(crate) fn screen(text: &str) -> Result<Option<(String, u16)>> {
+    let document = parse(text)?;
+    let Some(screen) = vnc(document.root_element()) else { return Ok(None) };
+    let address = child(screen, "listen").and_then(|listen| listen.attribute("address"));
+    let port = screen.attribute("port").and_then(|port| port.parse().ok());
+    Ok(address.map(str::to_owned).zip(port))
+}
+
 /// The file behind a volume, as its XML tells, and the file that it is copy-on-write over.
 pub(crate) fn volume_paths(text: &str) -> Result<(String, Option<String>)> {
     let document = parse(text)?;

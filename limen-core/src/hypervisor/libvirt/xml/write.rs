@@ -4,12 +4,16 @@ use std::io::{self, Cursor, Write};
 
 use quick_xml::Writer;
 use quick_xml::events::BytesText;
+use rand::RngExt as _;
+use rand::distr::Alphanumeric;
 
 use super::capabilities::HostFacts;
 use super::{NAMESPACE, check_text};
 use crate::error::Result;
+use crate::hypervisor::libvirt::rfb;
 use crate::hypervisor::{VmDefinition, VolumeRef};
 use crate::model::{Firmware, VirtType};
+use crate::secret::Secret;
 
 /// The file of a disk's volume, and those of the volumes that it is copy-on-write over.
 #[derive(Debug, Clone)]
@@ -26,6 +30,9 @@ pub(crate) struct Files {
     pub(crate) iso: Option<String>,
     pub(crate) nvram: String,
 }
+
+/// The time of a screen's password that is good no more.
+pub(crate) const LONG_AGO: &str = "1970-01-02T00:00:00";
 
 type Xml = Writer<Cursor<Vec<u8>>>;
 
@@ -180,7 +187,7 @@ fn devices(xml: &mut Xml, vm: &VmDefinition, facts: &HostFacts, files: &Files) -
             empty(xml, "boot", &[("order", &boot)])
         })?;
     }
-    consoles(xml)?;
+    consoles(xml, facts)?;
     if facts.virt_type == VirtType::Test {
         return Ok(());
     }
@@ -257,17 +264,39 @@ fn drive(xml: &mut Xml, facts: &HostFacts, iso: &str, boot: &str) -> io::Result<
     Ok(())
 }
 
-fn consoles(xml: &mut Xml) -> io::Result<()> {
+fn consoles(xml: &mut Xml, facts: &HostFacts) -> io::Result<()> {
     xml.create_element("serial")
         .with_attribute(("type", "pty"))
         .write_inner_content(|xml| empty(xml, "target", &[("port", "0")]))?;
     xml.create_element("console")
         .with_attribute(("type", "pty"))
         .write_inner_content(|xml| empty(xml, "target", &[("type", "serial"), ("port", "0")]))?;
+    if facts.remote {
+        // Where it listens is for the host's qemu.conf to say (vnc_listen). Nobody knows the
+        // password, and it has run out: a console that is opened gets one of its own.
+        let password = screen_password();
+        return empty(
+            xml,
+            "graphics",
+            &[
+                ("type", "vnc"),
+                ("port", "-1"),
+                ("autoport", "yes"),
+                ("passwd", password.expose()),
+                ("passwdValidTo", LONG_AGO),
+            ],
+        );
+    }
     xml.create_element("graphics")
         .with_attribute(("type", "vnc"))
         .write_inner_content(|xml| empty(xml, "listen", &[("type", "none")]))?;
     Ok(())
+}
+
+/// A password for one opening of a screen; as long as VNC takes them.
+pub(crate) fn screen_password() -> Secret {
+    let letters = rand::rng().sample_iter(Alphanumeric).take(rfb::PASSWORD).map(char::from);
+    Secret::new(letters.collect::<String>())
 }
 
 /// `vda` … `vdz`, `vdaa` …
