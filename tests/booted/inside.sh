@@ -66,7 +66,9 @@ says "login, list" '"items"' 'curl -sS http://localhost:18443/api/vms -H "Author
 
 echo "# a VM through the hardened unit"
 create='{"name":"in-unit","vcpus":1,"memory_mib":128,"start":true,"disks":[{"size_gib":1}]}'
-check "a VM is made and runs" has '"state":"succeeded"' "curl -sS -m 110 -X POST 'http://localhost:18443/api/vms?wait=50' -H 'Authorization: Bearer $token' -H 'Content-Type: application/json' -d '$create'"
+# A host that boots by emulation takes its time until it has told what it can do.
+check "the host is reached" until_so 180 'curl -fsS http://localhost:18443/api/hosts -H "Authorization: Bearer $token" | grep -q "\"state\":\"up\""'
+check "a VM is made and runs" has '"state":"succeeded"' "curl -sS -m 110 -X POST http://localhost:18443/api/vms -H 'Prefer: wait=50' -H 'Authorization: Bearer $token' -H 'Content-Type: application/json' -d '$create'"
 says "libvirt has it" running 'virsh list --all'
 uuid=$(virsh list --uuid | head -1)
 export uuid
@@ -102,7 +104,7 @@ check "404 is no warning" bash -c '
 
 echo "# chapter 3: CORS, PostgreSQL, secrets"
 # The server has its own database and its own secret now; PostgreSQL is empty.
-curl -sS -m 60 -X DELETE "http://localhost:18443/api/vms/$uuid?wait=50" -H "Authorization: Bearer $token" >/dev/null
+curl -sS -m 60 -X DELETE "http://localhost:18443/api/vms/$uuid" -H 'Prefer: wait=50' -H "Authorization: Bearer $token" >/dev/null
 systemctl stop limen.service
 sudo -u postgres psql -qc "ALTER USER postgres PASSWORD 'of the machine'" -c 'CREATE DATABASE limen'
 (umask 077; head -c 32 /dev/urandom | base64 >/etc/limen/jwt-secret; echo 'of the machine' >/etc/limen/db-password)
