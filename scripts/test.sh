@@ -67,7 +67,11 @@ RUSTDOCFLAGS=-Dwarnings stage doc cargo doc --release --workspace --no-deps
 # Each as its users build it: limen-core alone needs no libvirt, and what ships has no more features
 # than it asks for itself.
 stage core cargo check --release -p limen-core --no-default-features
-stage ship cargo check --release --locked -p limen-http
+ship() {
+    cargo check --release --locked -p limen-http
+    cargo check --release --locked -p limen-agent
+}
+stage ship ship
 stage build cargo test --release --workspace --no-run
 stage guest scripts/guest-image.sh
 # `make run` is tested with the server that is tested, not with one more of its own.

@@ -3,6 +3,8 @@
 //!
 //! | module | gives |
 //! |---|---|
+//! | [`agent`] | the `limen-agent` program, on a free port |
+//! | [`debian`] | programs out of packages that are not installed |
 //! | [`disk`] | a file system of a few megabytes |
 //! | [`libvirt`] | a libvirtd of the test's own, with QEMU |
 //! | [`machine`] | mounts, network and libvirt apart, for `make run` |
@@ -23,6 +25,8 @@
 //! ends in whatever way, also by SIGKILL, a small shell on the other end takes
 //! down what the test had started and removes its files.
 
+pub mod agent;
+pub mod debian;
 pub mod disk;
 pub mod guest;
 pub mod http;

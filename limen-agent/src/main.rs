@@ -1,0 +1,5 @@
+//! The binary `limen-agent`: see [`limen_agent::run`].
+
+fn main() -> std::process::ExitCode {
+    limen_agent::run()
+}
