@@ -56,6 +56,17 @@ run_schemathesis() {
     PATH=$venv/bin:$PATH tests/schemathesis.sh
 }
 
+# The Python package as its users get it, by pip into a new environment; then its tests.
+run_python() {
+    local venv=$LIMEN_CACHE_DIR/python
+    find_cargo
+    export LIMEN_REQUIRE_BACKENDS=${LIMEN_REQUIRE_BACKENDS:-libvirt-test,libvirt-qemu,sqlite,postgres,sim}
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check mypy==2.4.1 pytest==9.2.0
+    "$venv/bin/pip" install --quiet --disable-pip-version-check ./limen-py
+    (cd limen-py && "$venv/bin/python" -m pytest -p no:cacheprovider)
+}
+
 # More at once than processors only makes booting guests miss their deadlines.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
 
@@ -78,4 +89,5 @@ stage guest scripts/guest-image.sh
 export LIMEN_BIN=${LIMEN_BIN:-${CARGO_TARGET_DIR:-$project/target}/release/limen}
 stage test cargo test --release --workspace
 stage examples run_examples
+stage python run_python
 stage schemathesis run_schemathesis

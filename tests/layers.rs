@@ -25,7 +25,7 @@ const BASE: [&str; 6] = ["model", "error", "context", "secret", "clock", "hex"];
 const BACK_ENDS: [(&str, &[&str]); 2] = [("hypervisor", &["sim", "libvirt"]), ("store", &["sqlite", "postgres"])];
 
 /// Foreign crates and the one place of each, below the root of the project.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 10] = [
     ("virt", &["limen-core/src/hypervisor/libvirt"]),
     ("virt_sys", &["limen-core/src/hypervisor/libvirt"]),
     ("sqlx", &["limen-core/src/store"]),
@@ -34,6 +34,7 @@ const HOMES: [(&str, &[&str]); 9] = [
     ("poem_openapi", &["limen-http/src"]),
     ("jsonwebtoken", &["limen-http/src"]),
     ("ipnet", &["limen-http/src"]),
+    ("pyo3", &["limen-py/src"]),
     ("tokio_websockets", &["limen-http/src/relay.rs"]),
 ];
 
@@ -320,7 +321,7 @@ fn the_sources_keep_to_their_layers() {
         assert_eq!(exports.get(name).map(String::as_str), Some(module), "lib.rs is read wrongly: {exports:?}");
     }
     let mut files = Vec::new();
-    for package in ["limen-agent/src", "limen-core/src", "limen-http/src"] {
+    for package in ["limen-agent/src", "limen-core/src", "limen-http/src", "limen-py/src"] {
         sources_below(&project_dir().join(package), &mut files);
     }
     assert!(files.len() > 50, "only {} files were found", files.len());

@@ -115,7 +115,8 @@ fn time_of_id(at: OffsetDateTime) -> (u64, u16) {
 }
 
 /// Which records of the audit: those that fit all that is given.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct AuditQuery {
     /// Of the actor with this [label](crate::Actor::label): `user:ada`, `token:ada/backup`, `local`.
     pub actor: Option<String>,
@@ -130,8 +131,10 @@ pub struct AuditQuery {
     /// Under this request id.
     pub request_id: Option<String>,
     /// Not before this time.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub from: Option<OffsetDateTime>,
     /// Before this time.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub to: Option<OffsetDateTime>,
 }
 

@@ -5,6 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::{Limen, Refusals};
 use crate::authz::{Decision, Resource};
 use crate::context::{Action, Context};
@@ -30,13 +32,14 @@ pub struct Histogram {
 }
 
 /// A [`Histogram`] as it is at one moment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Durations {
     /// For each bound in seconds, how many durations were at most so long.
     pub at_most: Vec<(f64, u64)>,
     /// How many durations there are.
     pub count: u64,
-    /// What they come to.
+    /// What they come to; in JSON, in seconds.
+    #[serde(serialize_with = "seconds")]
     pub sum: Duration,
 }
 
@@ -116,19 +119,28 @@ impl Counts {
     }
 }
 
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn some_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
 /// A host's part of [`Figures`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostFigures {
     /// The host's name.
     pub name: String,
     /// Whether it can be worked with.
     pub state: HostState,
-    /// How long ago it was last observed in full; none before the first time.
+    /// How long ago it was last observed in full; none before the first time. In JSON, in seconds.
+    #[serde(serialize_with = "some_seconds")]
     pub observation_age: Option<Duration>,
 }
 
 /// Operations of one kind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OperationFigures {
     /// The kind.
     pub kind: OperationKind,
@@ -144,7 +156,7 @@ pub struct OperationFigures {
 }
 
 /// An owner's limits and use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OwnerFigures {
     /// The owner's name.
     pub name: String,
@@ -155,7 +167,7 @@ pub struct OwnerFigures {
 }
 
 /// Figures for monitoring: [`Limen::get_metrics`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Figures {
     /// How many VMs are in each state, those that LIMEN did not make among them; every state is there.
@@ -164,7 +176,9 @@ pub struct Figures {
     pub hosts: Vec<HostFigures>,
     /// The operations; every kind is there.
     pub operations: Vec<OperationFigures>,
-    /// How long ago this process had last read everything of the event log.
+    /// How long ago this process had last read everything of the event log; in JSON, in
+    /// seconds.
+    #[serde(serialize_with = "seconds")]
     pub event_lag: Duration,
     /// Who was refused.
     pub refusals: Refusals,

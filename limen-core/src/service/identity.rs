@@ -1,5 +1,7 @@
 //! Users, sessions and passwords.
 
+use serde::{Deserialize, Serialize};
+
 use super::access::page_of;
 use super::{Limen, tokens, validate};
 use crate::authz::Resource;
@@ -13,7 +15,8 @@ use crate::secret::Secret;
 use crate::store::{Change, Expect, Row};
 
 /// A user to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// The login name: the rules of a VM's name.
     pub name: String,
@@ -22,13 +25,16 @@ pub struct CreateUser {
     /// What the user may do.
     pub role: Role,
     /// Whether the user may not log in yet.
+    #[serde(default)]
     pub disabled: bool,
     /// What the user's owner may have at most.
+    #[serde(default)]
     pub quota: Quota,
 }
 
 /// A change of a user; what is `None` stays as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct UpdateUser {
     /// A new password; all sessions of the user end.
     pub password: Option<Secret>,
@@ -41,9 +47,10 @@ pub struct UpdateUser {
 }
 
 /// A user as admins see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UserView {
     /// The user.
+    #[serde(flatten)]
     pub user: User,
     /// What the user's owner may have at most.
     pub quota: Quota,

@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -31,7 +32,8 @@ use people::People;
 use tail::Tail;
 
 /// Which VMs of a list; every condition that is given must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct VmQuery {
     /// In this state.
     pub state: Option<VmState>,

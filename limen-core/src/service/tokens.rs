@@ -5,6 +5,7 @@
 //! slow hash and no salt.
 
 use rand::RngExt as _;
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
@@ -26,7 +27,8 @@ const BYTES: usize = 32;
 const MOST: usize = 100;
 
 /// A token to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// What it is called, unique among one's own: the rules of a VM's name.
     pub name: String,
@@ -35,6 +37,7 @@ pub struct CreateToken {
     /// The one VM that it is for.
     pub vm: Option<VmId>,
     /// When it ends by itself; none for never.
+    #[serde(default, with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
 }
 

@@ -1,0 +1,87 @@
+"""Opening the core, and closing it at the end of the process."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from . import _limen
+from ._model import ERRORS
+from ._value import ClosedError, ForkedError, LimenError
+
+_cores: weakref.WeakSet[_limen.Core] = weakref.WeakSet()
+
+
+def open_core(
+    hypervisor: str | Mapping[str, str],
+    store: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    admin: tuple[str, str] | None,
+    passive: bool,
+    memory_overcommit: float | None,
+    free_space_gib: int,
+    max_connections: int,
+) -> _limen.Core:
+    """Begins to open a core with the options of a client."""
+    hosts = {"local": hypervisor} if isinstance(hypervisor, str) else hypervisor
+    if not isinstance(hosts, Mapping):
+        raise TypeError("hypervisor must be a URI, or the URIs of hosts by their names")
+    options = {
+        "hosts": list(hosts.items()),
+        "store": store,
+        "data_dir": None if data_dir is None else os.fspath(data_dir),
+        "admin": admin,
+        "passive": passive,
+        "memory_overcommit": memory_overcommit,
+        "free_space_gib": free_space_gib,
+        "max_connections": max_connections,
+    }
+    core = _limen.Core(json.dumps(options).encode())
+    _cores.add(core)
+    return core
+
+
+@atexit.register
+def _close_all() -> None:
+    for core in list(_cores):
+        core.close()
+
+
+def message_of(asker: Mapping[str, str] | None, args: Mapping[str, Any], key: str | None) -> bytes:
+    """A call's arguments, and who asks, as the core takes them."""
+    message: dict[str, Any] = {"args": args}
+    if asker is not None:
+        message["as"] = asker
+    if key is not None:
+        message["key"] = key
+    return json.dumps(message).encode()
+
+
+def error_of(failure: Mapping[str, Any]) -> LimenError:
+    """The exception of a failure that the core tells."""
+    own: dict[str, type[LimenError]] = {"closed": ClosedError, "forked": ForkedError}
+    kind = failure["kind"]
+    made = own.get(kind) or ERRORS.get(kind, LimenError)
+    details = {name: value for name, value in failure.items() if name not in ("kind", "message") and value is not None}
+    return made(failure["message"], details)
+
+
+def result_of(answer: tuple[bool, bytes]) -> bytes:
+    """The bytes of an answer.
+
+    Raises the exception of a failure.
+    """
+    succeeded, payload = answer
+    if succeeded:
+        return payload
+    raise error_of(json.loads(payload))
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Those fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,74 @@
+//! What a call comes to, as bytes: JSON of an answer, or JSON of a failure.
+
+use limen_core::{Error, ErrorKind};
+use serde::Serialize;
+use serde_json::json;
+
+/// Whether the call succeeded, and its answer or failure.
+pub(crate) type Answer = (bool, Vec<u8>);
+
+/// Why a call did not succeed.
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    /// What the core says.
+    Core(serde_json::Value),
+    /// The client was closed before or during the call.
+    Closed,
+    /// The process was forked since the client was opened.
+    Forked,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Core(json!({
+            "kind": error.kind().code(),
+            "message": error.to_string(),
+            "field": error.field(),
+            "quota": error.quota(),
+            "operation_id": error.operation_id(),
+            "oldest": error.oldest(),
+            "retry_after": error.retry_after().map(|after| after.as_secs_f64()),
+        }))
+    }
+}
+
+impl Failure {
+    pub(crate) fn new(kind: ErrorKind, message: &str) -> Self {
+        Error::new(kind, message).into()
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        match self {
+            Self::Core(error) => error.to_string(),
+            Self::Closed => json!({ "kind": "closed", "message": "The client is closed." }).to_string(),
+            Self::Forked => {
+                let text = "This client was opened before the process was forked; open one in the child, or start \
+                            processes with the method spawn.";
+                json!({ "kind": "forked", "message": text }).to_string()
+            }
+        }
+        .into_bytes()
+    }
+}
+
+pub(crate) fn answer(result: Result<Vec<u8>, Failure>) -> Answer {
+    match result {
+        Ok(bytes) => (true, bytes),
+        Err(failure) => (false, failure.to_json()),
+    }
+}
+
+/// A value as JSON.
+pub(crate) fn json_of(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(value).map_err(|error| Error::internal(error).into())
+}
+
+/// The JSON of an object, `object`, and more members behind its own.
+pub(crate) fn with_members(object: &[u8], more: &serde_json::Value) -> Vec<u8> {
+    let more = more.to_string();
+    let mut json = Vec::with_capacity(object.len() + more.len());
+    json.extend_from_slice(object.strip_suffix(b"}").unwrap_or(object));
+    json.push(b',');
+    json.extend_from_slice(more.strip_prefix('{').unwrap_or(&more).as_bytes());
+    json
+}

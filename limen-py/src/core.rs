@@ -1,0 +1,133 @@
+//! The runtime with one `Limen` on it: opened, asked, closed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use limen_core::ErrorKind;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::runtime::{Handle, Runtime};
+
+use crate::answer::{Failure, answer};
+use crate::calls;
+use crate::open::{Opened, Options};
+use crate::pending::Pending;
+
+/// How long closing may take; a Store or host that hangs is left.
+const CLOSING: Duration = Duration::from_secs(5);
+
+type Opening = Shared<BoxFuture<'static, Result<Arc<Opened>, Failure>>>;
+
+/// One embedded `Limen`, opened by this process and for it alone.
+#[pyclass(frozen, weakref)]
+#[derive(Debug)]
+pub(crate) struct Core {
+    process: u32,
+    handle: Handle,
+    opening: Opening,
+    closed: AtomicBool,
+    /// Taken when it is closed.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+#[pymethods]
+impl Core {
+    /// Begins to open one; what is wrong with the options every call tells, `open` first.
+    #[new]
+    fn new(py: Python<'_>, options: Vec<u8>) -> PyResult<Self> {
+        py.detach(|| {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.enable_all().thread_name("limen").build();
+            let runtime = runtime.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+            let opening: BoxFuture<'static, Result<Arc<Opened>, Failure>> =
+                async move { Ok(Arc::new(Options::parse(&options)?.open().await?)) }.boxed();
+            let opening = opening.shared();
+            // It goes on though nobody waits for it.
+            runtime.spawn(opening.clone());
+            Ok(Self {
+                process: std::process::id(),
+                handle: runtime.handle().clone(),
+                opening,
+                closed: AtomicBool::new(false),
+                runtime: Mutex::new(Some(runtime)),
+            })
+        })
+    }
+
+    /// Calls `method` with `message`, who asks and the arguments as JSON, and with `body`, where
+    /// bytes belong to it. The call goes on whether or not anybody waits for it.
+    #[pyo3(signature = (method, message, body=None))]
+    fn start(&self, py: Python<'_>, method: String, message: Vec<u8>, body: Option<Vec<u8>>) -> Pending {
+        if self.process != std::process::id() {
+            return Pending::ready(answer(Err(Failure::Forked)));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Pending::ready(answer(Err(Failure::Closed)));
+        }
+        let (pending, filler) = Pending::new();
+        let opening = self.opening.clone();
+        py.detach(|| {
+            self.handle.spawn(async move {
+                let opened = match opening.await {
+                    Ok(opened) => opened,
+                    Err(failure) => return filler.fill(answer(Err(failure))),
+                };
+                // In a task of its own: a panic is an error of this call.
+                let work = async move { calls::answer_call(&opened, &method, &message, body).await };
+                let answered = match tokio::spawn(work).await {
+                    Ok(answered) => answered,
+                    Err(ended) if ended.is_panic() => Err(Failure::new(
+                        ErrorKind::Internal,
+                        "An internal error occurred: a defect of LIMEN, or of a back end.",
+                    )),
+                    Err(_) => Err(Failure::Closed),
+                };
+                filler.fill(answer(answered));
+            });
+        });
+        pending
+    }
+
+    /// Stops: gives the hosts back to other processes and closes the Store, within five seconds.
+    /// What is unfinished goes on when the Store is opened again. Idempotent.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.end());
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Core {
+    fn end(&self) {
+        self.closed.store(true, Ordering::Release);
+        let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if self.process != std::process::id() {
+            // Its threads are the parent's: there is nobody here to wait for.
+            std::mem::forget(runtime);
+            return;
+        }
+        let opening = self.opening.clone();
+        runtime.block_on(async move {
+            let parting = async {
+                if let Ok(opened) = opening.await {
+                    opened.close().await;
+                }
+            };
+            _ = tokio::time::timeout(CLOSING, parting).await;
+        });
+        runtime.shutdown_background();
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

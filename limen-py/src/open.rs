@@ -1,0 +1,164 @@
+//! From options to an open `Limen`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use limen_core::authz::RoleAuthz;
+use limen_core::hypervisor::Hypervisor;
+use limen_core::hypervisor::sim::SimHypervisor;
+use limen_core::metrics::LocalMetrics;
+use limen_core::model::GIB;
+use limen_core::service::{AdminSeed, HostConfig, HostReserve};
+use limen_core::store::postgres::PostgresStore;
+use limen_core::store::sqlite::SqliteStore;
+use limen_core::store::{PoolSettings, Store};
+use limen_core::{Error, Limen, Result, Secret};
+use serde::Deserialize;
+
+use crate::streams::Streams;
+
+/// The keyword arguments of `limen.Client`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Options {
+    /// Each host's URI by its name; the first is where VMs go that name none.
+    hosts: Vec<(String, String)>,
+    store: Secret,
+    data_dir: Option<PathBuf>,
+    admin: Option<(String, Secret)>,
+    passive: bool,
+    memory_overcommit: Option<f64>,
+    free_space_gib: u64,
+    max_connections: u32,
+}
+
+/// What calls are answered from.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) limen: Limen,
+    pub(crate) sims: BTreeMap<String, SimHypervisor>,
+    pub(crate) streams: Streams,
+}
+
+impl Options {
+    pub(crate) fn parse(options: &[u8]) -> Result<Self> {
+        crate::calls::parse(options)
+    }
+
+    pub(crate) async fn open(self) -> Result<Opened> {
+        if self.hosts.is_empty() {
+            return Err(Error::invalid("hypervisor", "hypervisor must name at least one host."));
+        }
+        let mut sims = BTreeMap::new();
+        let mut builder = Limen::builder();
+        for (index, (name, uri)) in self.hosts.iter().enumerate() {
+            let hypervisor: Arc<dyn Hypervisor> = if uri.starts_with("sim:") {
+                let sim =
+                    SimHypervisor::from_uri(uri).map_err(|error| Error::invalid("hypervisor", error.to_string()))?;
+                sims.insert(name.clone(), sim.clone());
+                Arc::new(sim)
+            } else {
+                self.libvirt(uri).await?
+            };
+            let mut host = HostConfig::new(name, without_secrets(uri), hypervisor);
+            // Those of this machine: where the hosts are others, they are not theirs.
+            if index == 0 && is_here(uri) {
+                host = host.with_metrics(Arc::new(LocalMetrics::new()?));
+            }
+            builder = builder.host(host);
+        }
+        builder = builder.store(self.store().await?).authz(Arc::new(RoleAuthz)).reserve(HostReserve {
+            memory_overcommit: self.memory_overcommit,
+            free_bytes: self.free_space_gib.saturating_mul(GIB),
+        });
+        if let Some(directory) = &self.data_dir {
+            builder = builder.images(directory.join("images"));
+        }
+        if let Some((name, password)) = self.admin {
+            builder = builder.admin(AdminSeed { name, password });
+        }
+        if self.passive {
+            builder = builder.passive();
+        }
+        Ok(Opened { limen: builder.build().await?, sims, streams: Streams::default() })
+    }
+
+    async fn store(&self) -> Result<Arc<dyn Store>> {
+        let pool = PoolSettings {
+            max_open: self.max_connections,
+            max_idle: self.max_connections.min(PoolSettings::default().max_idle),
+            ..PoolSettings::default()
+        };
+        let store: Arc<dyn Store> = match self.store.expose().split_once(':') {
+            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
+                Arc::new(PostgresStore::connect(&self.store, &pool).await?)
+            }
+            Some(("sqlite", "//:memory:" | ":memory:") | ("", "memory:")) => Arc::new(SqliteStore::in_memory().await?),
+            Some(("sqlite", path)) if path.len() > 2 && path.starts_with("//") && !path.contains('?') => {
+                Arc::new(SqliteStore::open(&path[2..], &pool).await?)
+            }
+            _ => {
+                let text = "store must be sqlite://PATH, postgres://USER:PASSWORD@HOST:PORT/NAME or :memory:.";
+                return Err(Error::invalid("store", text));
+            }
+        };
+        Ok(store)
+    }
+
+    #[cfg(feature = "libvirt")]
+    async fn libvirt(&self, uri: &str) -> Result<Arc<dyn Hypervisor>> {
+        use std::sync::OnceLock;
+
+        use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
+
+        // libvirt's event loop is a thread of the process that first asked for one.
+        static PROCESS: OnceLock<u32> = OnceLock::new();
+        if *PROCESS.get_or_init(std::process::id) != std::process::id() {
+            let text = "This process was forked from one that had libvirt open: start it with the method spawn.";
+            return Err(Error::new(limen_core::ErrorKind::Unsupported, text));
+        }
+        let directory = match &self.data_dir {
+            Some(directory) => std::path::absolute(directory.join("vms")).map_err(Error::internal)?,
+            // The test driver has no files, so no directory is ever made.
+            None if uri.starts_with("test:") => PathBuf::from("/nonexistent/limen"),
+            None => {
+                let text = "data_dir is needed with libvirt: it is where images and the volumes of VMs are.";
+                return Err(Error::invalid("data_dir", text));
+            }
+        };
+        let options = LibvirtOptions::new(uri, directory);
+        let named = |error: Error| match error.kind() {
+            limen_core::ErrorKind::Invalid => Error::invalid("hypervisor", error.to_string()),
+            _ => error,
+        };
+        Ok(Arc::new(LibvirtHypervisor::connect(options).await.map_err(named)?))
+    }
+
+    #[cfg(not(feature = "libvirt"))]
+    #[allow(clippy::unused_async)]
+    async fn libvirt(&self, uri: &str) -> Result<Arc<dyn Hypervisor>> {
+        let text =
+            format!("This build of limen has no libvirt, so it knows sim:/// alone, not {}.", without_secrets(uri));
+        Err(Error::new(limen_core::ErrorKind::Unsupported, text))
+    }
+}
+
+impl Opened {
+    pub(crate) async fn close(&self) {
+        self.streams.close_all();
+        self.limen.shutdown().await;
+    }
+}
+
+fn is_here(uri: &str) -> bool {
+    uri.split_once("://").is_some_and(|(_, rest)| rest.starts_with('/'))
+}
+
+/// A URI for the records: what a client must not see stands before the `@`, or in the query.
+fn without_secrets(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("", uri));
+    let rest = if scheme == "sim" { rest } else { rest.split('?').next().unwrap_or(rest) };
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{rest}")
+}
