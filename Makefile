@@ -8,9 +8,9 @@ help: ## show this list
 setup: ## install what is missing on Debian 12 (starts and enables nothing)
 	@scripts/setup.sh
 
-build: ## build the server, optimised: target/release/limen
+build: ## build server and host agent, optimised: target/release/limen, limen-agent
 	@scripts/setup.sh run
-	@scripts/cargo.sh build --release -p limen-http
+	@scripts/cargo.sh build --release -p limen-http -p limen-agent
 
 deb: build ## build the Debian package: target/deb/limen_VERSION_amd64.deb
 	@scripts/deb.sh
@@ -23,14 +23,14 @@ test: ## everything: format, lints, documents, all tests on real back ends
 
 campaign: ## the long forms of the tests named campaign, and the package in a Debian that boots
 	@scripts/setup.sh
-	@scripts/cargo.sh build --release -p limen-http
+	@scripts/cargo.sh build --release -p limen-http -p limen-agent
 	@LIMEN_CAMPAIGN=full scripts/cargo.sh test --release --workspace campaign -- --nocapture --test-threads=1
 	@scripts/deb.sh --to target/booted
 	@tests/booted.sh target/booted/limen_*.deb
 
 bench: ## the benches: ratios of two things measured in one run
 	@scripts/setup.sh
-	@scripts/cargo.sh build --release -p limen-http
+	@scripts/cargo.sh build --release -p limen-http -p limen-agent
 	@scripts/cargo.sh bench --workspace
 
 fmt: ## format the code

@@ -30,7 +30,7 @@ find "$tree/etc/systemd/system" -maxdepth 1 -type f -exec mv -t "$tree/usr/lib/s
 # How much of the log is kept depends on the machine.
 rm -r "$tree/etc/systemd/journald.conf.d"
 install -D -m 755 -t "$tree/usr/lib/limen/scripts" "$project"/scripts/{install.sh,limen-control.sh}
-install -m 644 -t "$tree/usr/lib/limen/scripts" "$project/scripts/lib.sh"
+install -m 644 -t "$tree/usr/lib/limen/scripts" "$project"/scripts/{lib.sh,agent.sh}
 doc=$tree/usr/share/doc/limen
 install -D -m 644 -t "$doc" "$project"/{README.md,SECURITY.md,NOTICE.md} "$project"/docs/*.md
 gzip -9nc "$project/CHANGELOG.md" >"$doc/changelog.gz"
@@ -72,7 +72,8 @@ Priority: optional
 Description: manager of KVM virtual machines
  LIMEN manages the virtual machines of a libvirt host over HTTP: create,
  start, watch, reach their consoles, and keep them apart by users, quotas
- and an audit. Guests go on when it is stopped or removed.
+ and an audit. Guests go on when it is stopped or removed. Its host agent tells
+ the figures of the machine to it and to Prometheus.
 CONTROL
 
 find "$tree/etc" -type f -printf '/etc/%P\n' | sort >"$tree/DEBIAN/conffiles"
@@ -100,7 +101,7 @@ remove | purge)
     ;;
 esac
 if [ "$1" = purge ]; then
-    rm -rf /etc/limen /etc/systemd/system/limen.service.d
+    rm -rf /etc/limen /etc/systemd/system/limen.service.d /etc/systemd/system/limen-agent.service.d
     # Its files keep their number; the next installation takes them over.
     ! getent passwd limen >/dev/null || deluser --quiet --system limen
     ! getent group limen >/dev/null || delgroup --quiet --system limen

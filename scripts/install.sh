@@ -8,7 +8,8 @@
 # --configure is the part that a package leaves to the machine: the user, who owns
 # what, and how much of the log is kept.
 # --root DIR installs below DIR and makes no user: for packages and tests.
-# --bin FILE is the program; without it, the one that was built here.
+# --bin FILE is the program; without it, the one that was built here. The agent,
+# limen-agent, stands beside it.
 # A second run is an upgrade: settings that are there stay. What --uninstall
 # keeps are settings, secrets, data and the user: `limen` may own guests' disks.
 # shellcheck source=scripts/lib.sh
@@ -34,9 +35,10 @@ while (($#)); do
     shift
 done
 
+agent=$(dirname "$limen")/limen-agent
 units=$root/etc/systemd/system
 journald=$root/etc/systemd/journald.conf.d
-program=$root/usr/bin/limen
+programs=$root/usr/bin
 
 # Whether this is the machine itself, with systemd at work.
 is_live() { [[ -z $root && -d /run/systemd/system ]]; }
@@ -95,8 +97,10 @@ make_user() {
 install_all() {
     [[ -n $root ]] || ((EUID == 0)) || die "Installing needs root: sudo $0"
     [[ -x $limen ]] || die "There is no program at $limen. 'make build' builds it, --bin names another."
-    install -D -m 755 "$limen" "$program"
-    install -D -m 644 "$project/scripts/limen.service" "$units/limen.service"
+    [[ -x $agent ]] || die "There is no program at $agent, beside limen. 'make build' builds both."
+    install -D -m 755 "$limen" "$programs/limen"
+    install -D -m 755 "$agent" "$programs/limen-agent"
+    install -D -m 644 -t "$units" "$project"/scripts/{limen,limen-agent}.service
     install -d -m 755 "$units/limen.service.d"
     [[ -e $units/limen.service.d/settings.conf ]] ||
         install -m 644 "$project/scripts/limen.service.d/settings.conf" "$units/limen.service.d/settings.conf"
@@ -125,9 +129,9 @@ configure_all() {
 uninstall_all() {
     if [[ -z $root ]]; then
         ((EUID == 0)) || die "Removing needs root: sudo $0 --uninstall"
-        ! is_live || systemctl disable --now limen.service || true
+        ! is_live || systemctl disable --now limen.service limen-agent.service || true
     fi
-    rm -f "$program" "$units/limen.service" "$journald/limen.conf"
+    rm -f "$programs"/{limen,limen-agent} "$units"/{limen,limen-agent}.service "$journald/limen.conf"
     ! is_live || systemctl daemon-reload
     say "Removed. Kept: settings ($units/limen.service.d, $root/etc/limen) and data ($root/var/lib/limen); guests go on."
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts, stops and looks at the server: through systemd where it runs the
-# machine and knows limen.service, else by a pid file in the data directory.
+# Starts, stops and looks at the server and the host agent: through systemd where it runs the
+# machine and knows limen.service, else by pid files in the data directory.
 #
 #   limen-control.sh start|stop|restart|status
 #
@@ -9,11 +9,16 @@
 # are taken from the environment as they are.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/agent.sh
+. "$(dirname "${BASH_SOURCE[0]}")/agent.sh"
 
 unit=limen.service
+agent_unit="limen-agent.service"
 data=${LIMEN_DATA_DIR:-/var/lib/limen}
 pid_file=$data/limen.pid
 log=$data/server.log
+agent_pid_file=$data/limen-agent.pid
+agent_log=$data/agent.log
 
 usage() {
     sed -n '5s/^#   //p' "${BASH_SOURCE[0]}" >&2
@@ -43,10 +48,36 @@ running() {
     printf '%s\n' "$pid"
 }
 
+# The same of the agent, which holds nothing open: its program tells.
+agent_running() {
+    local pid
+    pid=$(cat "$agent_pid_file" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] || return 1
+    [[ $(readlink "/proc/$pid/exe" 2>/dev/null) =~ /limen-agent( \(deleted\))?$ ]] || return 1
+    printf '%s\n' "$pid"
+}
+
+start_agent_too() {
+    local agent
+    ! agent_running >/dev/null || return 0
+    start_agent "$(program)" "$agent_log"
+    [[ -z $agent ]] || echo "$agent" >"$agent_pid_file"
+}
+
+stop_agent() {
+    local pid
+    if pid=$(agent_running); then
+        kill -TERM "$pid" || die "Process $pid cannot be stopped; run this as its owner."
+        # It gives its last answers within 3 s.
+        timeout 10 tail --pid="$pid" -f /dev/null || kill -KILL "$pid"
+    fi
+    rm -f "$agent_pid_file"
+}
+
 start() {
     local pid limen tries=0 line
     if pid=$(running); then
         say "LIMEN is running already (process $pid)"
+        start_agent_too
         return
     fi
     limen=$(program)
@@ -68,11 +99,13 @@ start() {
         ((++tries < 900)) || die "The server has not answered for 90 s; its log is $log"
         sleep 0.1
     done
+    start_agent_too
     say "LIMEN runs (process $pid): $(tail -n "+$line" "$log" | sed -n 's/.*answers on \(http[^;]*\);.*/\1/p' | head -1)"
 }
 
 stop() {
     local pid tries=0
+    stop_agent
     if ! pid=$(running); then
         rm -f "$pid_file"
         say "LIMEN is not running"
@@ -90,6 +123,11 @@ stop() {
 # Exits as systemctl does: 0 while it runs, 3 while it does not.
 status() {
     local pid
+    if pid=$(agent_running); then
+        say "The host agent is running (process $pid); its log is $agent_log"
+    else
+        say "The host agent is not running"
+    fi
     if pid=$(running); then
         say "LIMEN is running (process $pid); its log is $log"
     else
@@ -113,6 +151,7 @@ start | stop | restart)
     ;;
 status)
     if has_systemd; then
+        systemctl --no-pager --lines=0 status "$agent_unit" || true
         exec systemctl --no-pager status "$unit"
     fi
     status

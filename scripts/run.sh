@@ -3,6 +3,8 @@
 # that has said hello. Ctrl-C stops the server; guests go on.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/agent.sh
+. "$(dirname "${BASH_SOURCE[0]}")/agent.sh"
 # shellcheck source=scripts/host.sh
 . "$(dirname "${BASH_SOURCE[0]}")/host.sh"
 cd "$project"
@@ -21,6 +23,7 @@ fi
 log=$data/server.log
 limen=${LIMEN_BIN:-${CARGO_TARGET_DIR:-target}/release/limen}
 server=
+agent=
 export PORT=$port BIND_ADDRESS=${BIND_ADDRESS:-127.0.0.1} ADMIN_USER=$user
 export HYPERVISOR_URI=${HYPERVISOR_URI:-${LIBVIRT_URI:-qemu:///system}} LIMEN_DATA_DIR=$data LIMEN_VMS_DIR=$vms
 unset LIBVIRT_URI
@@ -46,6 +49,7 @@ show_door() {
 
   token=\$(curl -s $url/api/auth/login --json "{\"username\":\"$user\",\"password\":\"$password\"}" | sed 's/.*"access_token": *"\([^"]*\).*/\1/')
   curl -s $url/api/vms -H "Authorization: Bearer \$token"
+  curl -s $url/agent/metrics
 DOOR
 }
 
@@ -70,12 +74,13 @@ build() {
         as_caller=(runuser -u "$SUDO_USER" -- env "PATH=$PATH" "HOME=$(getent passwd "$SUDO_USER" | cut -d: -f6)")
     fi
     [[ -x $limen ]] || say "Building the server; some minutes the first time"
-    "${as_caller[@]}" cargo build --release --locked -p limen-http
+    "${as_caller[@]}" cargo build --release --locked -p limen-http -p limen-agent
 }
 
 start_server() {
     ((EUID == 0)) || as_root install -d -m 711 "$vms"
     [[ -d $data ]] || install -d -m 711 "$data"
+    start_agent "$limen" "$data/agent.log"
     # A session of its own: Ctrl-C reaches it once, through us.
     become_member
     setsid "${member[@]}" "$limen" serve >>"$log" 2>&1 &
@@ -93,6 +98,7 @@ start_server() {
 # shellcheck disable=SC2317 # called by a trap
 stop_server() {
     trap '' INT TERM HUP
+    [[ -z $agent || ! -d /proc/$agent ]] || kill -TERM "$agent"
     [[ -n $server && -d /proc/$server ]] || return 0
     as_root kill -TERM "$server"
     wait "$server" || true

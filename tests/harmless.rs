@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use limen_support::agent;
 use limen_support::guest;
 use limen_support::libvirt::PrivateLibvirt;
 use limen_support::machine::Machine;
@@ -70,8 +71,9 @@ fn make_run(machine: &Machine, port: u16) -> Console {
 fn make_run_by_builder(machine: &Machine, port: u16, sudo: bool) -> Console {
     let (dir, home) = (machine.dir().display(), machine.home().display().to_string());
     let prepare = format!(
-        "cp '{}' {dir}/limen && cp -a '{}'/guest-* {home}/cache && chown -R limen-builder: {home}/cache",
+        "cp '{}' {dir}/limen && cp '{}' {dir}/limen-agent && cp -a '{}'/guest-* {home}/cache && chown -R limen-builder: {home}/cache",
         binary().display(),
+        agent::binary().display(),
         limen_support::cache_dir().display(),
     );
     machine.shell(MINUTE, &prepare).expect_success();
@@ -110,16 +112,22 @@ fn make_run_greets_stops_and_leaves_no_mark() {
     let said = door(&mut run);
     assert!(said.contains("The guest says: LIMEN-GUEST hello nonce="), "{said}");
     let listening = listeners(&machine);
+    let ours = [format!("127.0.0.1:{port} "), "127.0.0.1:9000 ".to_owned()];
     let (ours, others): (Vec<_>, Vec<_>) =
-        listening.iter().partition(|line| line.contains(&format!("127.0.0.1:{port} ")));
-    assert_eq!(ours.len(), 1, "{listening:?}");
+        listening.iter().partition(|line| ours.iter().any(|place| line.contains(place)));
+    assert_eq!(ours.len(), 2, "the server and the agent: {listening:?}");
     assert!(others.iter().all(|line| line.contains("dnsmasq")), "{listening:?}");
     assert_eq!(machine.shell(MINUTE, "stat -c %G:%a /dev/kvm").expect_success().trim(), "kvm:660");
 
     // What the last lines tell to type works.
-    let typed: Vec<&str> = said.trim_end().lines().rev().take(2).map(str::trim).collect();
-    let vms = machine.shell(MINUTE, &format!("{}\n{}", typed[1], typed[0])).expect_success();
+    let typed: Vec<&str> = said.trim_end().lines().rev().take(3).map(str::trim).collect();
+    let vms = machine.shell(MINUTE, &format!("{}\n{}", typed[2], typed[1])).expect_success();
     assert!(vms.contains("\"hello\""), "{vms}");
+    let figures = machine.shell(MINUTE, typed[0]).expect_success();
+    let figures: serde_json::Value = serde_json::from_str(&figures).expect("the agent's figures");
+    for figure in ["/cpu/use_percent", "/memory/total_bytes", "/disks/0/total_bytes"] {
+        assert!(figures.pointer(figure).is_some_and(serde_json::Value::is_number), "{figure} of {figures}");
+    }
 
     // A second one beside it changes nothing, and is content.
     let again =

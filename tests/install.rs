@@ -18,8 +18,14 @@ fn run(root: &Path, arguments: &[&str]) -> Output {
     process::run(command.args(arguments).arg("--root").arg(root), Duration::from_secs(60))
 }
 
+/// A program, and the agent beside it.
 fn install(root: &Path) {
-    run(root, &["--bin", "/bin/true"]).expect_success();
+    let programs = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| programs.path().join(name);
+    for name in ["limen", "limen-agent"] {
+        std::fs::copy("/bin/true", place(name)).expect("copied");
+    }
+    run(root, &["--bin", place("limen").to_str().expect("UTF-8")]).expect_success();
 }
 
 /// Files and directories below `root` with their modes.
@@ -54,7 +60,9 @@ fn everything_is_where_the_guide_looks_for_it_and_settings_outlive_an_upgrade_an
     let there = found(root);
     for (name, mode) in [
         ("usr/bin/limen", 0o755),
+        ("usr/bin/limen-agent", 0o755),
         (UNIT, 0o644),
+        ("etc/systemd/system/limen-agent.service", 0o644),
         (SETTINGS, 0o644),
         (JOURNALD, 0o644),
         ("etc/limen", 0o700),
@@ -117,7 +125,8 @@ fn a_stricter_limit_of_the_log_is_kept_and_a_wider_one_is_not() {
 #[test]
 fn what_cannot_be_installed_is_said_and_leaves_nothing() {
     let root = tempfile::tempdir().expect("a directory");
-    for arguments in [&["--bin", "/nowhere/limen"][..], &["--colour"]] {
+    // /bin/true has no agent beside it.
+    for arguments in [&["--bin", "/nowhere/limen"][..], &["--bin", "/bin/true"], &["--colour"]] {
         let refused = run(root.path(), arguments);
         assert!(refused.code == Some(1) && refused.stderr.starts_with("limen: "), "{refused:?}");
     }

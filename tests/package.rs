@@ -33,7 +33,11 @@ fn the_package_has_everything_in_its_place_and_asks_for_what_it_needs() {
     let found = |path: &str| content.lines().find(|line| line.ends_with(&format!(" ./{path}"))).map(str::to_owned);
     for (path, mode) in [
         ("usr/bin/limen", "-rwxr-xr-x"),
+        ("usr/bin/limen-agent", "-rwxr-xr-x"),
         ("usr/lib/systemd/system/limen.service", "-rw-r--r--"),
+        ("usr/lib/systemd/system/limen-agent.service", "-rw-r--r--"),
+        ("usr/lib/limen/scripts/agent.sh", "-rw-r--r--"),
+        ("usr/share/doc/limen/agent.md", "-rw-r--r--"),
         ("etc/systemd/system/limen.service.d/settings.conf", "-rw-r--r--"),
         ("etc/limen/", "drwx------"),
         ("var/lib/limen/", "drwx--x--x"),
@@ -86,6 +90,7 @@ fn a_purged_package_leaves_the_disks_of_guests_and_nothing_else() {
         before=$(named)
         dpkg -i /run/limen.deb
         limen version
+        limen-agent --version
         id -nG limen | tr ' ' '\n' | grep -x libvirt
         test "$(stat -c '%U:%G %a' /var/lib/limen)" = 'limen:limen 711'
         test "$(stat -c '%U:%G %a' /etc/limen)" = 'root:root 700'
@@ -102,7 +107,9 @@ fn a_purged_package_leaves_the_disks_of_guests_and_nothing_else() {
         : so does removing it
         dpkg -r limen
         test ! -e /usr/bin/limen
+        test ! -e /usr/bin/limen-agent
         test ! -e /usr/lib/systemd/system/limen.service
+        test ! -e /usr/lib/systemd/system/limen-agent.service
         test ! -e /etc/systemd/journald.conf.d/limen.conf
         grep -x secret /etc/limen/jwt-secret
         grep -x '\[Service\]' /etc/systemd/system/limen.service.d/settings.conf

@@ -43,6 +43,36 @@ fn the_unit_is_sound_and_exposes_little() {
 }
 
 #[test]
+fn the_agents_unit_is_sound_exposes_little_and_comes_and_goes_with_the_server() {
+    let unit = project_dir().join("scripts/limen-agent.service");
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true", "--no-pager", "--threshold=15"]).arg(&unit);
+    let output = process::run(&mut analyze, QUICK);
+    assert_eq!(output.code, Some(0), "more than 1.5: {output:?}");
+    let text = std::fs::read_to_string(&unit).expect("the unit");
+    let lines = lines(&text);
+    for wanted in [("Type", "notify"), ("WatchdogSec", "30"), ("Restart", "always"), ("PartOf", "limen.service")] {
+        assert!(lines.contains(&wanted), "{wanted:?} is not in the unit");
+    }
+    // They would hide what it is to tell of.
+    for hiding in [("ProcSubset", "pid"), ("ProtectHome", "yes"), ("ProtectHome", "tmpfs")] {
+        assert!(!lines.contains(&hiding), "{hiding:?} is in the unit");
+    }
+    let server = std::fs::read_to_string(project_dir().join("scripts/limen.service")).expect("the unit");
+    let wants = server.lines().find_map(|line| line.strip_prefix("Wants=")).expect("what it wants");
+    assert!(wants.split(' ').any(|unit| unit == "limen-agent.service"), "{wants}");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("limen-agent.service");
+    std::fs::write(&place, text.replace("/usr/bin/limen-agent", "/bin/true")).expect("written");
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&place);
+    let output = process::run(&mut verify, QUICK);
+    let ours: Vec<&str> = output.stderr.lines().filter(|line| line.contains("limen-agent.service")).collect();
+    assert!(output.code == Some(0) && ours.is_empty(), "{output:?}");
+}
+
+#[test]
 fn systemd_understands_the_unit_with_its_settings() {
     let directory = tempfile::tempdir().expect("a directory");
     let place = |name: &str| directory.path().join(name);
@@ -79,6 +109,11 @@ fn systemd_understands_the_unit_with_its_settings() {
     assert!(output.code == Some(0) && ours.is_empty(), "{output:?}");
 }
 
+/// The agent's, of a server on `port`: beyond those that tests are given.
+fn agent_port(port: u16) -> u16 {
+    port + 12_500
+}
+
 /// The script on a machine whose systemd knows no limen.service, or that has none.
 fn control(data: &Path, action: &str, port: u16) -> Output {
     let tools = data.parent().expect("a parent").join("tools");
@@ -92,6 +127,7 @@ fn control(data: &Path, action: &str, port: u16) -> Output {
     let mut command = Command::new(project_dir().join("scripts/limen-control.sh"));
     command.arg(action).env_clear().env("PATH", path);
     command.env("HOME", "/root").env("LIMEN_BIN", server::binary()).env("LIMEN_DATA_DIR", data);
+    command.env("AGENT_URL", format!("http://127.0.0.1:{}", agent_port(port)));
     command.env("HYPERVISOR_URI", "sim:///?vms=1").env("BIND_ADDRESS", "127.0.0.1").env("PORT", port.to_string());
     process::run(&mut command, QUICK)
 }
@@ -103,18 +139,25 @@ fn without_systemd_the_script_starts_and_stops_by_a_pid_file() {
     let port = process::free_port();
     let pid = || std::fs::read_to_string(data.join("limen.pid")).expect("a pid").trim().to_owned();
     let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    let agent_answers = || std::net::TcpStream::connect(("127.0.0.1", agent_port(port))).is_ok();
+    let agent_pid = || std::fs::read_to_string(data.join("limen-agent.pid")).unwrap_or_default().trim().to_owned();
 
     assert_eq!(control(&data, "status", port).code, Some(3));
     control(&data, "stop", port).expect_success();
     let said = control(&data, "start", port).expect_success();
     assert!(answers() && said.contains(&format!("http://127.0.0.1:{port}")), "{said}");
-    let first = pid();
+    let (first, first_agent) = (pid(), agent_pid());
+    assert!(agent_answers());
     assert!(control(&data, "start", port).expect_success().contains("already"));
-    assert_eq!(pid(), first);
-    assert!(control(&data, "status", port).expect_success().contains(&first));
+    assert_eq!((pid(), agent_pid()), (first.clone(), first_agent.clone()));
+    let status = control(&data, "status", port).expect_success();
+    for process in [&first, &first_agent] {
+        assert!(status.contains(&format!("(process {process})")), "{status}");
+    }
     control(&data, "restart", port).expect_success();
     assert_ne!(pid(), first);
-    assert!(answers());
+    assert_ne!(agent_pid(), first_agent);
+    assert!(answers() && agent_answers());
 
     // Killed, and its number given to somebody else: neither counts as the server.
     process::run(Command::new("kill").args(["-KILL", &pid()]), QUICK).expect_success();
@@ -131,6 +174,7 @@ fn without_systemd_the_script_starts_and_stops_by_a_pid_file() {
     control(&data, "start", port).expect_success();
     control(&data, "stop", port).expect_success();
     assert!(!answers() && !data.join("limen.pid").exists());
+    assert!(!agent_answers() && !data.join("limen-agent.pid").exists());
     // What keeps it from starting is told.
     let holder = std::net::TcpListener::bind(("127.0.0.1", port)).expect("the port");
     let refused = control(&data, "start", port);

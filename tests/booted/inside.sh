@@ -90,6 +90,7 @@ for word in stop start restart; do
     check "limen-control.sh $word" /usr/lib/limen/scripts/limen-control.sh "$word"
 done
 says "limen-control.sh status" 'active|runs' '/usr/lib/limen/scripts/limen-control.sh status'
+says "of the agent too" "host agent, figures" '/usr/lib/limen/scripts/limen-control.sh status'
 
 echo "# chapter 2: the log"
 says "the log as it comes" answers 'timeout 3 sudo journalctl -u limen.service -f'
@@ -129,13 +130,11 @@ says "nobody is let in" '401' 'curl -sS -o /dev/null -w "%{http_code}" http://lo
 
 echo "# chapter 4: metrics"
 says "metrics" '^vm_total' 'curl -sS http://localhost:18443/api/metrics'
-if systemctl cat limen-agent.service >/dev/null 2>&1; then
-    check "the agent runs with the server" until_so 20 'systemctl is-active limen-agent.service'
-    says "the agent's figures" 'cpu' 'curl -sS http://localhost:18443/agent/metrics'
-    check "the agent's exposure is 1.5 at most" systemd-analyze security --threshold=15 --no-pager limen-agent.service
-    check "the agent is stopped with the server" bash -c 'systemctl stop limen.service; ! systemctl is-active limen-agent.service'
-    check "and started with it" bash -c 'systemctl start limen.service; sleep 2; systemctl is-active limen-agent.service'
-fi
+check "the agent runs with the server" until_so 20 'systemctl is-active limen-agent.service'
+says "the agent's figures" 'cpu' 'curl -sS http://localhost:18443/agent/metrics'
+check "the agent's exposure is 1.5 at most" systemd-analyze security --threshold=15 --no-pager limen-agent.service
+check "the agent is stopped with the server" bash -c 'systemctl stop limen.service; ! systemctl is-active limen-agent.service'
+check "and started with it" bash -c 'systemctl start limen.service; sleep 2; systemctl is-active limen-agent.service'
 
 echo "# chapter 6: when something is wrong"
 says "ports" 18443 "sudo netstat -tulpn | grep -E '18443|9000'"
@@ -169,7 +168,7 @@ fi
 
 echo "# the end"
 check "the package is removed" dpkg -r limen
-check "no server is left" bash -c '! pgrep -x limen && ! test -e /usr/bin/limen'
+check "no server is left" bash -c '! pgrep -x limen && ! pgrep -x limen-agent && ! test -e /usr/bin/limen && ! test -e /usr/bin/limen-agent'
 check "settings are kept" test -e /etc/systemd/system/limen.service.d/settings.conf
 check "it comes back" bash -c 'dpkg -i /mnt/limen_*.deb && systemctl start limen.service'
 mkdir -p /var/lib/limen/vms
