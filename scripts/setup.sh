@@ -51,6 +51,8 @@ if [[ $purpose == test ]]; then
     need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
     need python3-venv python3 -c 'import ensurepip, venv'
     need shellcheck has shellcheck
+    need jq has jq
+    need openssl has openssl
     need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
     need sudo has sudo
     need systemd has systemd-analyze

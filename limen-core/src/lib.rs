@@ -42,3 +42,7 @@ pub use metrics::MetricsSource;
 pub use secret::Secret;
 pub use service::{Limen, LimenBuilder};
 pub use store::Store;
+
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../../docs/en/embedding.md")]
+struct EmbeddingGuide;

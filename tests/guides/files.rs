@@ -1,0 +1,91 @@
+//! What the guides bring along: files for containers and for Prometheus name what there is.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use limen_support::project_dir;
+
+use super::markdown::Document;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(project_dir().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What the first column of a document's tables has between backquotes.
+fn first_column(path: &str) -> BTreeSet<String> {
+    let document = Document::read(path);
+    let rows = document.prose.iter().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    rows.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn the_container_files_name_what_there_is() {
+    let image = read("scripts/container/Containerfile");
+    let mut copied = 0;
+    for line in image.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        if line.starts_with("--from=build ") {
+            assert!(line.contains("/src/target/release/limen "), "what cargo builds: {line}");
+            continue;
+        }
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        words.pop();
+        for word in words {
+            copied += 1;
+            assert!(project_dir().join(word).exists(), "{word} is not there");
+        }
+    }
+    assert!(copied > 3);
+    let rust = read("Cargo.toml").lines().find_map(|line| line.strip_prefix("rust-version = ").map(str::to_owned));
+    assert!(image.contains(&format!("rust:{}-bookworm", rust.expect("a version").trim_matches('"'))));
+
+    let compose = read("scripts/container/compose.yml");
+    let settings = first_column("docs/configuration.md");
+    let under = |start: &str| {
+        let lines = compose.lines().skip_while(move |line| line.trim_end() != start).skip(1);
+        lines.take_while(|line| line.starts_with("      ")).map(str::trim).collect::<Vec<_>>()
+    };
+    let environment = under("    environment:");
+    assert!(environment.len() > 5, "{environment:?}");
+    for line in environment {
+        let (name, _) = line.split_once(':').expect("a setting");
+        assert!(settings.contains(name), "{name} is no setting");
+    }
+    let user = "64055";
+    for text in [&image, &read("docs/en/containers.md")] {
+        assert!(text.contains(user));
+    }
+}
+
+/// Words that can be the name of a series.
+fn series(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let named = words.filter(|word| ["limen_", "http_", "vm_"].iter().any(|start| word.starts_with(start)));
+    named.filter(|word| *word != "vm_id").map(str::to_owned).collect()
+}
+
+#[test]
+fn rules_and_guides_name_series_that_are_served() {
+    let served = first_column("docs/metrics.md");
+    let mut count = 0;
+    for path in
+        ["docs/monitoring/alerts.yml", "docs/en/monitoring.md", "docs/en/alerting.md", "docs/ko/operations-guide.md"]
+    {
+        let text = if path.ends_with(".md") { Document::read(path).code().join("\n") } else { read(path) };
+        for name in series(&text) {
+            count += 1;
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            assert!(served.contains(base), "{path}: {name} is not served");
+        }
+    }
+    assert!(count > 10, "series are missed: {count}");
+    assert!(series("rate(limen_nothing_total[5m])").contains("limen_nothing_total"));
+}
+
+#[test]
+fn every_alert_is_explained() {
+    let rules = read("docs/monitoring/alerts.yml");
+    let rules: BTreeSet<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
+    assert!(rules.len() > 5);
+    assert_eq!(first_column("docs/en/alerting.md"), rules);
+}
