@@ -66,6 +66,7 @@ CLASSES = {
     "Image": "Image",
     "HostInfo": "HostInfo",
     "HostMetrics": "HostMetrics",
+    "HostSample": "HostSample",
     "Host": "Host",
     "HostHealth": "HostHealth",
     "Health": "Health",

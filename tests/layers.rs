@@ -429,7 +429,7 @@ fn a_back_end_is_a_feature_and_the_rest_needs_none_of_them() {
     let manifest = read("limen-core/Cargo.toml");
     let lock = read("Cargo.lock");
     let direct = direct_dependencies(&manifest);
-    for name in ["virt", "virt-sys", "sqlx", "sysinfo"] {
+    for name in ["virt", "virt-sys", "sqlx", "sysinfo", "reqwest"] {
         assert_eq!(direct.get(name), Some(&true), "{name} must be optional");
     }
     assert!(manifest.contains("\ndefault = [\"sqlite\"]\n"), "the default features are sqlite alone");
@@ -437,11 +437,23 @@ fn a_back_end_is_a_feature_and_the_rest_needs_none_of_them() {
     let always: Vec<String> = direct.iter().filter(|(_, optional)| !**optional).map(|(name, _)| name.clone()).collect();
     let needed = closure(&lock, &always);
     assert!(needed.contains("tokio") && needed.contains("serde_core"), "the lock file is read wrongly: {needed:?}");
-    let foreign = ["virt", "virt-sys", "sqlx", "libsqlite3-sys", "sysinfo", "poem", "jsonwebtoken", "limen-http"];
+    let foreign = [
+        "virt",
+        "virt-sys",
+        "sqlx",
+        "libsqlite3-sys",
+        "sysinfo",
+        "reqwest",
+        "hyper",
+        "poem",
+        "jsonwebtoken",
+        "limen-http",
+    ];
     for name in foreign {
         assert!(!needed.contains(name), "limen-core without features comes with {name}");
     }
-    let all: Vec<String> = direct.into_keys().collect();
+    // HTTP comes with the one feature that speaks it.
+    let all: Vec<String> = direct.into_keys().filter(|name| name != "reqwest").collect();
     let with_all = closure(&lock, &all);
     assert!(with_all.contains("virt-sys") && with_all.contains("sqlx-postgres"));
     for name in ["poem", "jsonwebtoken", "hyper", "limen-http"] {

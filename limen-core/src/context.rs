@@ -273,6 +273,8 @@ actions! {
     DeleteImage = "delete_image";
     /// List hosts.
     ListHosts = "list_hosts";
+    /// Read a host's figures.
+    GetHostMetrics = "get_host_metrics";
     /// List a host's networks.
     ListNetworks = "list_networks";
     /// List operations.

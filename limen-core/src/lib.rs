@@ -10,6 +10,7 @@
 //! | `postgres` | `store::postgres`: the store that several servers share |
 //! | `libvirt` | `hypervisor::libvirt`: KVM and QEMU guests; needs libvirt's development files, links LGPL crates |
 //! | `metrics-local` | `metrics::LocalMetrics`: figures of this machine |
+//! | `metrics-agent` | `metrics::AgentMetrics`: figures of another machine, from its limen-agent |
 //! | `testing` | `testing`: conformance suites for a back end of your own |
 //!
 //! The library reads no environment variable, opens no listening socket, starts no runtime and

@@ -16,10 +16,12 @@ mod server;
 mod tests;
 mod value;
 
+pub(crate) use self::agent::FiguresChoice;
 pub(crate) use self::installation::{CoreArgs, CoreConfig, HypervisorChoice, LogFormat, StoreChoice};
 pub(crate) use self::origins::Origins;
 pub(crate) use self::proxies::Proxies;
 pub(crate) use self::server::{HttpArgs, HttpConfig, LONGEST_EXPIRY_HOURS, judge_jwt_secret};
+pub(crate) use self::value::percent_encode;
 
 /// A value that cannot be used; the sentence names the variable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -121,7 +121,7 @@ struct Traits {
 fn traits(path: &str, operation: &Value) -> Traits {
     Traits {
         authenticated: operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()),
-        has_id: path.contains("{id}"),
+        has_id: path.contains("{id}") || path.contains("{name}"),
         has_body: operation["requestBody"].is_object(),
         // Not those that are about one which was started before.
         starts_operation: operation["responses"]["202"].is_object() && !path.starts_with("/api/operations/"),

@@ -11,7 +11,7 @@ use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::Hypervisor;
 use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::metrics::LocalMetrics;
+use limen_core::metrics::{LocalMetrics, MetricsSource};
 use limen_core::service::{AdminSeed, HostConfig};
 use limen_core::store::Store;
 use limen_core::store::postgres::PostgresStore;
@@ -21,7 +21,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::InitialPassword;
-use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
+use crate::config::{CoreConfig, FiguresChoice, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
 
 /// The one host's name.
 const HOST: &str = "local";
@@ -161,10 +161,14 @@ pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hyper
 pub(crate) async fn builder(config: &CoreConfig, store: Arc<dyn Store>) -> Result<LimenBuilder> {
     let hypervisor = open_hypervisor(config).await?;
     let host = HostConfig::new(HOST, without_secrets(config.hypervisor.uri()), hypervisor);
+    let figures: Arc<dyn MetricsSource> = match &config.figures {
+        FiguresChoice::Local => Arc::new(LocalMetrics::new()?),
+        FiguresChoice::Agent(agent) => Arc::new(agent.clone()),
+    };
     Ok(Limen::builder()
         .store(store)
         .authz(Arc::new(RoleAuthz))
-        .host(host.with_metrics(Arc::new(LocalMetrics::new()?)))
+        .host(host.with_metrics(figures))
         .images(&config.images_dir)
         .reserve(config.reserve))
 }

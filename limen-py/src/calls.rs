@@ -241,6 +241,7 @@ calls! { |call|
     delete_image(id: ImageId) => json_of(&call.limen.delete_image(call.ctx, id).await?);
 
     list_hosts() => json_of(&call.limen.list_hosts(call.ctx).await?);
+    host_metrics(name: String) => json_of(&call.limen.host_metrics(call.ctx, &name).await?);
     list_networks() => json_of(&call.limen.list_networks(call.ctx).await?);
 
     list_operations(vm: Option<VmId>, page: Paging) => {

@@ -268,6 +268,8 @@ def test_everything_else_answers(door: Any) -> None:
         assert (await client.list_networks())[0].name == "default"
         host = (await client.list_hosts())[0]
         assert host.info.virt_type == "test" and host.metrics.cpus > 0
+        sample = await client.host_metrics(host.name)
+        assert sample.host == host.name and sample.cpus > 0 and sample.age_seconds >= 0 and not sample.stale
         assert (await client.refusals()).known == 0
         figures = await client.get_metrics()
         assert dict(figures.vms)[limen.VmState.RUNNING] + dict(figures.vms)["shut_off"] >= 1

@@ -6,6 +6,7 @@ mod hung;
 mod life;
 mod readers;
 mod secrets;
+mod sources;
 
 use limen_support::agent::Agent;
 use limen_support::http::Client;

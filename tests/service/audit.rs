@@ -35,7 +35,7 @@ fn outcomes(records: &[AuditRecord]) -> Vec<AuditOutcome> {
 }
 
 /// Actions that change nothing.
-const READING: [Action; 19] = [
+const READING: [Action; 20] = [
     Action::GetMe,
     Action::ListUsers,
     Action::GetUser,
@@ -45,6 +45,7 @@ const READING: [Action; 19] = [
     Action::ListImages,
     Action::GetImage,
     Action::ListHosts,
+    Action::GetHostMetrics,
     Action::ListNetworks,
     Action::ListOperations,
     Action::GetOperation,

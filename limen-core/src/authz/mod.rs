@@ -175,6 +175,7 @@ impl Authz for RoleAuthz {
             | Action::ListImages
             | Action::GetImage
             | Action::ListHosts
+            | Action::GetHostMetrics
             | Action::ListNetworks
             | Action::ListOperations
             | Action::GetOperation

@@ -117,10 +117,10 @@ pub struct Address {
 /// A host's figures at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostMetrics {
-    /// When they were taken.
+    /// When they were taken, by the clock of the machine that LIMEN runs on.
     #[serde(with = "time::serde::rfc3339")]
     pub sampled_at: OffsetDateTime,
-    /// CPU use since the sample before, 0 to 100.
+    /// CPU use of all CPUs since the sample before, 0 to 100.
     pub cpu_percent: f64,
     /// Logical CPUs.
     pub cpus: u32,
@@ -130,4 +130,19 @@ pub struct HostMetrics {
     pub memory_available_bytes: u64,
     /// Seconds since the machine booted.
     pub uptime_seconds: u64,
+}
+
+/// A host's last figures, and how old they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSample {
+    /// The host's name.
+    pub host: String,
+    /// How old the figures are, in seconds.
+    pub age_seconds: f64,
+    /// They are older than half a minute: where they come from does not answer, and they are the last
+    /// that were had.
+    pub stale: bool,
+    /// The figures.
+    #[serde(flatten)]
+    pub metrics: HostMetrics,
 }

@@ -26,7 +26,7 @@ pub use console::{ConsoleKind, TicketHolder, TicketRecord};
 pub use event::{Event, EventNumber, Fact};
 pub use event_view::{EventKind, EventObject, EventView, HostObject, StatusObject, VmObject};
 pub use finding::{CheckReport, Finding, FindingKind, Severity};
-pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostState, Network, VirtType};
+pub use host::{Address, Host, HostInfo, HostMetrics, HostRecord, HostSample, HostState, Network, VirtType};
 pub use id::{HostId, ImageId, InstallId, OperationId, OwnerId, SessionId, TokenId, UserId, VmId, VolumeId};
 pub use image::{Image, ImageFormat, ImagePhase};
 pub use operation::{

@@ -258,6 +258,8 @@ impl LimenBuilder {
         for host in &shared.hosts {
             let (with, of) = (Arc::clone(&shared), Arc::clone(host));
             start(&shared, &mut tasks, "inform", move |_| host::inform(Arc::clone(&with), Arc::clone(&of)));
+            let (with, of) = (Arc::clone(&shared), Arc::clone(host));
+            start(&shared, &mut tasks, "sample", move |_| host::sample(Arc::clone(&with), Arc::clone(&of)));
             let (with, of, want) = (Arc::clone(&shared), Arc::clone(host), !self.passive);
             start(&shared, &mut tasks, "own", move |_| host::own(Arc::clone(&with), Arc::clone(&of), want));
         }

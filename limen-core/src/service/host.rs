@@ -42,7 +42,6 @@ struct Heard {
     /// The event that was shown when the host was asked for it.
     info_as_of: EventNumber,
     networks: Vec<Network>,
-    metrics: Option<HostMetrics>,
 }
 
 /// A host as this process holds it.
@@ -52,6 +51,8 @@ pub(crate) struct HostHandle {
     pub(crate) name: String,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     source: Option<Arc<dyn MetricsSource>>,
+    /// The last figures.
+    metrics: watch::Sender<Option<HostMetrics>>,
     heard: Mutex<Heard>,
     /// Whether the host has told what it has.
     known: watch::Sender<bool>,
@@ -82,6 +83,7 @@ impl HostHandle {
             name,
             hypervisor,
             source,
+            metrics: watch::Sender::default(),
             heard: Mutex::default(),
             known: watch::Sender::new(false),
             version: AtomicU64::new(0),
@@ -155,7 +157,22 @@ impl HostHandle {
     }
 
     pub(crate) fn metrics(&self) -> Option<HostMetrics> {
-        self.heard().metrics.clone()
+        self.metrics.borrow().clone()
+    }
+
+    /// The last figures; the first ones are waited for.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported): nobody tells them.
+    /// [`Unavailable`](ErrorKind::Unavailable): there are none within `at_most`.
+    pub(crate) async fn known_metrics(&self, at_most: Duration) -> Result<HostMetrics> {
+        if self.source.is_none() {
+            return Err(Error::new(ErrorKind::Unsupported, "No source of this host's figures was given."));
+        }
+        let mut metrics = self.metrics.subscribe();
+        // Its sender is here: only the time can end it.
+        _ = tokio::time::timeout(at_most, metrics.wait_for(Option::is_some)).await;
+        self.metrics().ok_or_else(|| Error::unavailable("What tells the host's figures"))
     }
 
     pub(crate) fn networks(&self) -> Vec<Network> {
@@ -332,7 +349,20 @@ pub(super) async fn release(shared: &Shared, host: &HostHandle) {
     }
 }
 
-/// Keeps what is known of the host's hardware, networks and figures fresh, in every process.
+/// Keeps the host's last figures, in every process. Apart from all else that is asked of the host:
+/// a hypervisor that hangs holds them not up.
+pub(super) async fn sample(shared: Arc<Shared>, host: Arc<HostHandle>) {
+    let Some(source) = &host.source else { return std::future::pending().await };
+    loop {
+        match source.sample().await {
+            Ok(metrics) => drop(host.metrics.send_replace(Some(metrics))),
+            Err(error) => tracing::debug!(host = %host.name, error = %error, "the host's figures cannot be read"),
+        }
+        tokio::time::sleep(shared.timings.info).await;
+    }
+}
+
+/// Keeps what is known of the host's hardware and networks fresh, in every process.
 pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
     let mut events = host.hypervisor.subscribe();
     loop {
@@ -348,12 +378,6 @@ pub(super) async fn inform(shared: Arc<Shared>, host: Arc<HostHandle>) {
         match told.await {
             Ok((info, networks)) => host.told(info, networks, as_of),
             Err(error) => tracing::debug!(host = %host.name, error = %error, "the host tells nothing"),
-        }
-        if let Some(source) = &host.source {
-            match source.sample().await {
-                Ok(metrics) => host.heard().metrics = Some(metrics),
-                Err(error) => tracing::debug!(host = %host.name, error = %error, "the host's figures cannot be read"),
-            }
         }
         let connected = async {
             loop {

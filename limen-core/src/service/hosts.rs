@@ -7,8 +7,11 @@ use serde::Serialize;
 use super::Limen;
 use crate::authz::Resource;
 use crate::context::{Action, Context};
-use crate::error::Result;
-use crate::model::{Host, HostState, Network};
+use crate::error::{Error, Result};
+use crate::model::{Host, HostSample, HostState, Network};
+
+/// How long a host's first figures are waited for.
+const FIRST_FIGURES: Duration = Duration::from_secs(1);
 
 /// Whether LIMEN can do its work. It tells nothing that a stranger may not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,6 +47,22 @@ impl Limen {
             metrics: host.metrics(),
         });
         Ok(hosts.collect())
+    }
+
+    /// The last figures of the host of this name, with their age. No call to a host: they are read
+    /// every ten seconds, whoever asks. Only the first ones are waited for, a second at most.
+    ///
+    /// # Errors
+    /// What the policy refuses. [`NotFound`](crate::ErrorKind::NotFound): there is no such host.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported): no source of its figures was given.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): its source has told nothing yet.
+    pub async fn host_metrics(&self, ctx: &Context, name: &str) -> Result<HostSample> {
+        self.authorize(ctx, Action::GetHostMetrics, Resource::Shared, "host")?;
+        let host = self.shared.hosts.iter().find(|host| host.name == name).ok_or_else(|| Error::not_found("host"))?;
+        let metrics = host.known_metrics(FIRST_FIGURES).await?;
+        let age = (self.shared.clock.now() - metrics.sampled_at).as_seconds_f64().max(0.0);
+        let stale = age > 3.0 * self.shared.timings.info.as_secs_f64();
+        Ok(HostSample { host: host.name.clone(), age_seconds: age, stale, metrics })
     }
 
     /// The networks of all hosts, as read within the last seconds.

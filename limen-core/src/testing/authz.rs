@@ -55,6 +55,7 @@ fn resources(action: Action) -> Vec<(&'static str, Resource)> {
         | Action::AddImage
         | Action::DeleteImage
         | Action::ListHosts
+        | Action::GetHostMetrics
         | Action::ReadAgent
         | Action::ListNetworks => vec![("", Resource::Shared)],
         _ => vec![("", Resource::Any)],

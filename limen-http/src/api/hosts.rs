@@ -1,7 +1,8 @@
 //! Hosts and their networks. There are few of them: a list is one page.
 
-use limen_core::model::{Host, Network, Page};
+use limen_core::model::{Host, HostSample, Network, Page};
 use poem_openapi::OpenApi;
+use poem_openapi::param::Path;
 
 use super::Tag;
 use crate::answer::Json;
@@ -18,6 +19,12 @@ impl Hosts {
     async fn list_hosts(&self, caller: Caller, _query: Plain) -> Result<Json<Page<Host>>> {
         let items = caller.limen().list_hosts(&caller).await?;
         Json::of(&Page { items, next_cursor: None })
+    }
+
+    /// Read a host's last figures
+    #[oai(path = "/api/hosts/:name/metrics", method = "get", operation_id = "get_host_metrics", tag = "Tag::Hosts")]
+    async fn get_host_metrics(&self, caller: Caller, name: Path<String>, _query: Plain) -> Result<Json<HostSample>> {
+        Json::of(&caller.limen().host_metrics(&caller, &name.0).await?)
     }
 
     /// List the networks that NICs can be on

@@ -1,7 +1,10 @@
-//! Where the host's agent is.
+//! Where the host's agent is, and where the host's figures come from.
 
 use clap::Args;
+use limen_core::Secret;
+use limen_core::metrics::AgentMetrics;
 
+use super::secret::secret;
 use super::value::given;
 use super::{Result, refuse};
 use crate::agent::Agent;
@@ -22,5 +25,68 @@ impl AgentArgs {
             Some(Ok(agent)) => Ok(agent),
             Some(Err(_)) => refuse("AGENT_URL must be a URL like http://127.0.0.1:9000: http, a host, a port."),
         }
+    }
+}
+
+/// Where the host's figures come from.
+#[derive(Args, Clone, Default)]
+pub(super) struct FiguresArgs {
+    /// Where the host's figures come from: local (this machine), or the limen-agent of the host,
+    /// http://HOST:PORT or https://HOST:PORT [default: local]
+    #[arg(
+        long,
+        env = "HOST_METRICS",
+        value_name = "SOURCE",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) host_metrics: Option<String>,
+    /// The token of that agent; as a flag it shows in the process list
+    #[arg(
+        long,
+        env = "HOST_METRICS_TOKEN",
+        value_name = "TOKEN",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) host_metrics_token: Option<String>,
+    /// A file with HOST_METRICS_TOKEN that nobody else can read
+    #[arg(
+        long,
+        env = "HOST_METRICS_TOKEN_FILE",
+        value_name = "FILE",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) host_metrics_token_file: Option<String>,
+}
+
+/// Where the host's figures come from.
+#[derive(Debug, Clone)]
+pub(crate) enum FiguresChoice {
+    /// This machine.
+    Local,
+    /// The agent of another one.
+    Agent(AgentMetrics),
+}
+
+impl FiguresArgs {
+    /// Judges the values.
+    pub(super) fn judge(&self) -> Result<FiguresChoice> {
+        let (value, file) = (self.host_metrics_token.as_ref(), self.host_metrics_token_file.as_ref());
+        let token = secret("HOST_METRICS_TOKEN", value, file)?;
+        let url = match given("HOST_METRICS", self.host_metrics.as_ref())? {
+            None | Some("local") if token.is_some() => {
+                return refuse("HOST_METRICS_TOKEN is for the agent that HOST_METRICS names; set both or none.");
+            }
+            None | Some("local") => return Ok(FiguresChoice::Local),
+            Some(url) => url,
+        };
+        AgentMetrics::at(url, token.map(Secret::new)).map(FiguresChoice::Agent).or_else(|_| {
+            refuse("HOST_METRICS must be local, or a URL like https://192.0.2.1:9000: http or https, a host, a port.")
+        })
     }
 }

@@ -10,6 +10,7 @@ use limen_core::service::HostReserve;
 use limen_core::store::PoolSettings;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::agent::{FiguresArgs, FiguresChoice};
 use super::pool::PoolArgs;
 use super::secret::{CoreSecretFiles, secret};
 use super::value::{directory, given, number, one_of, percent_encode};
@@ -131,6 +132,8 @@ pub(crate) struct CoreArgs {
         hide_short_help = true
     )]
     pub(super) free_space_gib: Option<String>,
+    #[command(flatten)]
+    pub(super) figures: FiguresArgs,
     /// Log: error, warn, info, debug or trace [default: info for serve, warn for other commands]
     #[arg(
         long,
@@ -205,6 +208,7 @@ pub(crate) struct CoreConfig {
     pub(crate) vms_dir: PathBuf,
     pub(crate) images_dir: PathBuf,
     pub(crate) reserve: HostReserve,
+    pub(crate) figures: FiguresChoice,
     pub(crate) log_level: Option<LevelFilter>,
     pub(crate) log_format: LogFormat,
 }
@@ -228,6 +232,7 @@ impl CoreArgs {
                 .unwrap_or_else(|| data_dir.join("images")),
             data_dir,
             reserve: self.reserve()?,
+            figures: self.figures.judge()?,
             log_level: one_of(
                 "LOG_LEVEL",
                 self.log_level.as_ref(),

@@ -48,6 +48,35 @@ pub(crate) struct HostMetricsSchema {
     uptime_seconds: u64,
 }
 
+/// A host's last figures, and how old they are.
+#[derive(Debug, Object)]
+#[oai(rename = "HostSample")]
+pub(crate) struct HostSampleSchema {
+    /// The host's name.
+    host: String,
+    /// How old the figures are, in seconds.
+    age_seconds: f64,
+    /// They are older than half a minute: where they come from does not answer, and they are the last
+    /// that were had.
+    stale: bool,
+    /// When they were taken, by the server's clock.
+    sampled_at: OffsetDateTime,
+    /// CPU use of all CPUs since the sample before, 0 to 100.
+    cpu_percent: f64,
+    /// Logical CPUs.
+    cpus: u32,
+    /// Memory in bytes.
+    memory_total_bytes: u64,
+    /// Memory that programs could still get, in bytes.
+    memory_available_bytes: u64,
+    /// Seconds since the machine booted.
+    uptime_seconds: u64,
+}
+
+impl Described for model::HostSample {
+    type Schema = HostSampleSchema;
+}
+
 /// A machine with a hypervisor.
 #[derive(Debug, Object)]
 #[oai(rename = "Host")]

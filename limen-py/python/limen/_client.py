@@ -25,6 +25,7 @@ from ._model import (
     Firmware,
     Health,
     Host,
+    HostSample,
     Image,
     ImageFormat,
     Network,
@@ -704,6 +705,14 @@ class Client(_Sync):
     def list_hosts(self) -> tuple[Host, ...]:
         """All hosts, with what they have and their figures; no call to a host."""
         return tuple(map(Host._of, self._call("list_hosts", {})))
+
+    def host_metrics(self, name: str) -> HostSample:
+        """The last figures of the host of this name, with their age; no call to a host.
+
+        Raises `limen.NotFoundError`, `limen.UnsupportedError` where nobody tells them, and
+        `limen.UnavailableError` while nobody has.
+        """
+        return HostSample._of(self._call("host_metrics", {"name": name}))
 
     def list_networks(self) -> tuple[Network, ...]:
         """The networks of all hosts, as read within the last seconds."""

@@ -291,6 +291,8 @@ class Action(Name):
     """Delete an image."""
     LIST_HOSTS = "list_hosts"
     """List hosts."""
+    GET_HOST_METRICS = "get_host_metrics"
+    """Read a host's figures."""
     LIST_NETWORKS = "list_networks"
     """List a host's networks."""
     LIST_OPERATIONS = "list_operations"
@@ -859,12 +861,67 @@ class HostMetrics(Value):
 
     @property
     def sampled_at(self) -> datetime:
-        """When they were taken."""
+        """When they were taken, by the clock of the machine that LIMEN runs on."""
         return time_of(self._data["sampled_at"])
 
     @property
     def cpu_percent(self) -> float:
-        """CPU use since the sample before, 0 to 100."""
+        """CPU use of all CPUs since the sample before, 0 to 100."""
+        return self._data["cpu_percent"]
+
+    @property
+    def cpus(self) -> int:
+        """Logical CPUs."""
+        return self._data["cpus"]
+
+    @property
+    def memory_total_bytes(self) -> int:
+        """Memory in bytes."""
+        return self._data["memory_total_bytes"]
+
+    @property
+    def memory_available_bytes(self) -> int:
+        """Memory that programs could still get, in bytes."""
+        return self._data["memory_available_bytes"]
+
+    @property
+    def uptime_seconds(self) -> int:
+        """Seconds since the machine booted."""
+        return self._data["uptime_seconds"]
+
+
+class HostSample(Value):
+    """A host's last figures, and how old they are."""
+
+    __slots__ = ()
+    _fields = ("host", "age_seconds", "stale", "sampled_at", "cpu_percent", "cpus",
+        "memory_total_bytes", "memory_available_bytes", "uptime_seconds")
+
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return self._data["host"]
+
+    @property
+    def age_seconds(self) -> float:
+        """How old the figures are, in seconds."""
+        return self._data["age_seconds"]
+
+    @property
+    def stale(self) -> bool:
+        """They are older than half a minute: where they come from does not answer, and they are the
+        last that were had.
+        """
+        return self._data["stale"]
+
+    @property
+    def sampled_at(self) -> datetime:
+        """When they were taken, by the clock of the machine that LIMEN runs on."""
+        return time_of(self._data["sampled_at"])
+
+    @property
+    def cpu_percent(self) -> float:
+        """CPU use of all CPUs since the sample before, 0 to 100."""
         return self._data["cpu_percent"]
 
     @property
@@ -2164,6 +2221,7 @@ __all__ = [
     "HostHealth",
     "HostInfo",
     "HostMetrics",
+    "HostSample",
     "HostState",
     "Image",
     "ImageFormat",

@@ -1,0 +1,182 @@
+//! The host agent beside Debian's prometheus-node-exporter, which is cut down to the collectors that
+//! both have: what it costs to leave on.
+//!
+//! Both take turns, so that a noisy machine is noisy for both; the answers are ratios, agent to
+//! exporter, beside the most that each may be. Two minutes of a scrape every 15 s, or ten in a campaign
+//! (`LIMEN_CAMPAIGN=full`).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use limen_support::agent::{self, NodeExporter};
+use limen_support::process::free_port;
+
+/// What Prometheus 2.42 sends; the exporter is not made to compress.
+const ACCEPT: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+const EVERY: Duration = Duration::from_secs(15);
+const STARTS: usize = 20;
+const SCRAPES: usize = 2000;
+
+fn main() {
+    let rivals = [agent as fn(u16) -> Command, exporter];
+    let mut starts = [Vec::new(), Vec::new()];
+    for _ in 0..STARTS {
+        for (rival, starts) in rivals.iter().zip(&mut starts) {
+            starts.push(Process::start(*rival).1);
+        }
+    }
+    let mut pair = rivals.map(|rival| Process::start(rival).0);
+
+    let long = if std::env::var("LIMEN_CAMPAIGN").is_ok_and(|campaign| campaign == "full") { 600 } else { 120 };
+    let (mut cpu, mut paced) = (pair.each_ref().map(Process::cpu_ns), [Vec::new(), Vec::new()]);
+    let begun = Instant::now();
+    for scrape in 1..=long / EVERY.as_secs() {
+        std::thread::sleep((EVERY * scrape as u32).saturating_sub(begun.elapsed()));
+        for (process, paced) in pair.iter_mut().zip(&mut paced) {
+            paced.push(process.scrape());
+        }
+    }
+    for (cpu, process) in cpu.iter_mut().zip(&pair) {
+        *cpu = process.cpu_ns() - *cpu;
+    }
+
+    let mut rapid = [Vec::new(), Vec::new()];
+    for _ in 0..SCRAPES {
+        for (process, rapid) in pair.iter_mut().zip(&mut rapid) {
+            rapid.push(process.scrape());
+        }
+    }
+    let resident = pair.each_ref().map(Process::resident_kib);
+
+    println!("limen-agent beside node_exporter ({long} s of a scrape every {} s)", EVERY.as_secs());
+    row("start to first answer, p50 ms", starts.each_ref().map(|times| milliseconds(times, 50)), 1.0);
+    row("resident memory, MiB", resident.map(|kib| kib / 1024.0), 0.35);
+    row("scrape p50, ms", rapid.each_ref().map(|times| milliseconds(times, 50)), 0.5);
+    row("scrape p99, ms", rapid.each_ref().map(|times| milliseconds(times, 99)), 0.5);
+    row("scrape every 15 s, p50 ms", paced.each_ref().map(|times| milliseconds(times, 50)), 0.5);
+    row("CPU per scrape, sampling included, ms", cpu.map(|ns| ns / 1e6 / (long / EVERY.as_secs()) as f64), 0.7);
+}
+
+fn agent(port: u16) -> Command {
+    let mut command = Command::new("setpriv");
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.args(["--pdeathsig", "KILL"]).arg(agent::binary()).args(["--port", &port.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn exporter(port: u16) -> Command {
+    NodeExporter::command(port)
+}
+
+fn row(what: &str, [agent, exporter]: [f64; 2], most: f64) {
+    let ratio = agent / exporter;
+    let verdict = if ratio <= most { "" } else { "  MISSED" };
+    println!("  {what:<40} {agent:>8.3} {exporter:>8.3}  ratio {ratio:.2} (at most {most}){verdict}");
+}
+
+fn milliseconds(times: &[Duration], percentile: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted[(sorted.len() * percentile / 100).min(sorted.len() - 1)].as_secs_f64() * 1e3
+}
+
+/// One of the two, and a connection to it that is kept, as Prometheus keeps it.
+struct Process {
+    child: Child,
+    port: u16,
+    connection: Option<BufReader<TcpStream>>,
+}
+
+impl Process {
+    /// Starts it; it, and how long its first answer took.
+    fn start(rival: fn(u16) -> Command) -> (Self, Duration) {
+        let port = free_port();
+        let mut command = rival(port);
+        let begun = Instant::now();
+        let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let mut process = Self { child, port, connection: None };
+        loop {
+            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
+                stream.set_nodelay(true).expect("no delay");
+                process.connection = Some(BufReader::new(stream));
+                process.scrape();
+                return (process, begun.elapsed());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{command:?} does not answer");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// Reads all figures once; how long it took.
+    fn scrape(&mut self) -> Duration {
+        let begun = Instant::now();
+        let connection = self.connection.as_mut().expect("a connection");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept: {ACCEPT}\r\n\r\n", self.port);
+        connection.get_mut().write_all(request.as_bytes()).expect("asked");
+        let (length, head) = Self::head(connection);
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain"), "{head}");
+        let mut body = Vec::new();
+        match length {
+            Some(length) => drop(connection.take(length).read_to_end(&mut body).expect("a body")),
+            None => Self::chunks(connection, &mut body),
+        }
+        let took = begun.elapsed();
+        let text = String::from_utf8(body).expect("UTF-8");
+        assert!(text.contains("\nnode_load1 "), "no figures: {text}");
+        took
+    }
+
+    fn head(connection: &mut BufReader<TcpStream>) -> (Option<u64>, String) {
+        let (mut head, mut length) = (String::new(), None);
+        loop {
+            let mut line = String::new();
+            connection.read_line(&mut line).expect("a head");
+            if line == "\r\n" {
+                return (length, head);
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok();
+            }
+            head.push_str(&line);
+        }
+    }
+
+    fn chunks(connection: &mut BufReader<TcpStream>, body: &mut Vec<u8>) {
+        loop {
+            let mut line = String::new();
+            connection.read_line(&mut line).expect("a chunk");
+            let length = u64::from_str_radix(line.trim(), 16).expect("a length");
+            connection.take(length).read_to_end(body).expect("a chunk");
+            connection.read_line(&mut line).expect("its end");
+            if length == 0 {
+                return;
+            }
+        }
+    }
+
+    fn resident_kib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
+    }
+
+    /// CPU time of all its threads, those that ended among them: its clock of Linux (clock_getcpuclockid),
+    /// since a tick of /proc is more than some scrapes take.
+    fn cpu_ns(&self) -> f64 {
+        let script = "import sys, time; print(time.clock_gettime_ns((~int(sys.argv[1]) << 3) | 2))";
+        let output =
+            Command::new("python3").args(["-c", script, &self.child.id().to_string()]).output().expect("python3");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("nanoseconds")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
