@@ -3,6 +3,7 @@
 
     python/limen/_model.py   the values of limen-core: classes, enums, errors, their documentation
     python/limen/_client.py  the blocking client, of python/limen/_async_client.py
+    python/limen/_parts.py   and what its answers can do, of python/limen/_async_parts.py
 
 `generate.py` writes them; `generate.py --check` fails when they are not what it would write. It reads
 the sources of limen-core and needs nothing but Python. Run it when a value of limen-core has changed;
@@ -367,9 +368,9 @@ def model(items: dict[str, Item]) -> str:
     return re.sub(r"\n{4,}", "\n\n\n", text).replace('"""\n\n\n    __slots__', '"""\n\n    __slots__')
 
 
-def client() -> str:
-    """The blocking client, of the other one."""
-    text = (PACKAGE / "_async_client.py").read_text()
+def blocking(name: str) -> str:
+    """A file of the blocking client, of one of the other."""
+    text = (PACKAGE / f"_async_{name}").read_text()
     head, _, rest = text.partition('"""')
     del head
     text = '"""' + rest
@@ -388,17 +389,19 @@ def client() -> str:
         (r"__anext__", "__next__"),
         (r"\bStopAsyncIteration\b", "StopIteration"),
         (r"\b_Aio\b", "_Sync"),
+        (r"\b_async_(client|parts)\b", r"_\1"),
         (r"from \._aio import", "from ._sync import"),
         (r"^.*# async only\n", ""),
     ]:
         text = re.sub(pattern, replacement, text, flags=re.M)
     text = re.sub(r"\n *# async only:.*?# :async only\n", "\n", text, flags=re.S)
     text = re.sub(r"# sync: ", "", text)
-    return "# Written by generate.py from _async_client.py. Do not edit: change that, and run it.\n" + text
+    return f"# Written by generate.py from _async_{name}. Do not edit: change that, and run it.\n" + text
 
 
 def main() -> int:
-    made = {PACKAGE / "_model.py": model(read()), PACKAGE / "_client.py": client()}
+    made = {PACKAGE / "_model.py": model(read())}
+    made |= {PACKAGE / f"_{name}": blocking(name) for name in ("client.py", "parts.py")}
     old = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     if sys.argv[1:] == ["--check"]:
         for path in old:

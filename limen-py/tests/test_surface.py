@@ -123,8 +123,9 @@ def test_everything_public_is_documented_and_exported() -> None:
 
 
 def test_the_types_are_those_that_mypy_knows(tmp_path: Path) -> None:
-    package = Path(limen.__file__).parent
     examples = sorted((ROOT / "limen-py" / "examples").glob("*.py"))
+    assert examples
     command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.10", "--cache-dir", str(tmp_path)]
-    checked = subprocess.run([*command, str(package), *map(str, examples)], check=False, text=True, capture_output=True)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for what in (["-p", "limen"], list(map(str, examples))):
+        checked = subprocess.run([*command, *what], check=False, text=True, capture_output=True, cwd=tmp_path)
+        assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -21,14 +21,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _model
-from ._client import Client, Console, Events, Operation, Page
+from ._client import Client
 from ._limen import has_libvirt
 from ._model import *  # noqa: F403
+from ._parts import Console, Events, Operation, Page
 from ._secret import NewToken, Secret, Ticket
 from ._value import ClosedError, ForkedError, LimenError, Name, Value
 
 if TYPE_CHECKING:
-    from ._async_client import AsyncClient, AsyncConsole, AsyncEvents, AsyncOperation, AsyncPage
+    from ._async_client import AsyncClient
+    from ._async_parts import AsyncConsole, AsyncEvents, AsyncOperation, AsyncPage
 
 __all__ = [
     "AsyncClient",
