@@ -68,6 +68,7 @@ CLASSES = {
     "HostInfo": "HostInfo",
     "HostMetrics": "HostMetrics",
     "HostSample": "HostSample",
+    "HostSample": "HostSample",
     "Host": "Host",
     "HostHealth": "HostHealth",
     "Health": "Health",
