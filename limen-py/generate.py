@@ -68,7 +68,6 @@ CLASSES = {
     "HostInfo": "HostInfo",
     "HostMetrics": "HostMetrics",
     "HostSample": "HostSample",
-    "HostSample": "HostSample",
     "Host": "Host",
     "HostHealth": "HostHealth",
     "Health": "Health",

@@ -242,7 +242,6 @@ calls! { |call|
 
     list_hosts() => json_of(&call.limen.list_hosts(call.ctx).await?);
     host_metrics(name: String) => json_of(&call.limen.host_metrics(call.ctx, &name).await?);
-    host_metrics(name: String) => json_of(&call.limen.host_metrics(call.ctx, &name).await?);
     list_networks() => json_of(&call.limen.list_networks(call.ctx).await?);
 
     list_operations(vm: Option<VmId>, page: Paging) => {

@@ -270,7 +270,6 @@ def test_everything_else_answers(door: Any) -> None:
         assert host.info.virt_type == "test" and host.metrics.cpus > 0
         sample = await client.host_metrics(host.name)
         assert sample.host == host.name and sample.cpus > 0 and sample.age_seconds >= 0 and not sample.stale
-        assert (await client.host_metrics("local")).cpus == host.metrics.cpus
         assert (await client.refusals()).known == 0
         figures = await client.get_metrics()
         assert dict(figures.vms)[limen.VmState.RUNNING] + dict(figures.vms)["shut_off"] >= 1

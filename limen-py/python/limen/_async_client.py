@@ -23,7 +23,6 @@ from ._model import (
     Health,
     Host,
     HostSample,
-    HostSample,
     Image,
     ImageFormat,
     Network,
@@ -423,14 +422,6 @@ class AsyncClient(_Aio):
 
         Raises `limen.NotFoundError`, `limen.UnsupportedError` where nobody tells them, and
         `limen.UnavailableError` while nobody has.
-        """
-        return HostSample._of(await self._call("host_metrics", {"name": name}))
-
-    async def host_metrics(self, name: str) -> HostSample:
-        """The last figures of the host of this name, with their age; no call to a host.
-
-        Raises `limen.NotFoundError`, `limen.UnsupportedError` when no source of its figures is known,
-        and `limen.UnavailableError` while its source has told nothing yet.
         """
         return HostSample._of(await self._call("host_metrics", {"name": name}))
 
