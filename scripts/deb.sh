@@ -33,13 +33,16 @@ install -D -m 755 -t "$tree/usr/lib/limen/scripts" "$project"/scripts/{install.s
 install -m 644 -t "$tree/usr/lib/limen/scripts" "$project"/scripts/{lib.sh,agent.sh}
 doc=$tree/usr/share/doc/limen
 install -D -m 644 -t "$doc" "$project"/{README.md,SECURITY.md,NOTICE.md} "$project"/docs/*.md
+for part in en ko monitoring; do
+    install -D -m 644 -t "$doc/$part" "$project/docs/$part"/*
+done
 gzip -9nc "$project/CHANGELOG.md" >"$doc/changelog.gz"
 {
     echo "LIMEN may be used under either of these two licences, as you like."
     printf '\n%s\n\n' 'Apache License 2.0: see /usr/share/common-licenses/Apache-2.0. MIT:'
     cat "$project/LICENSE-MIT"
 } >"$doc/copyright"
-chmod 644 "$doc"/*
+find "$doc" -type f -exec chmod 644 {} +
 
 # The packages of the libraries that the programs ask for. A program that is a
 # script, as in tests, asks for none.
@@ -101,7 +104,7 @@ remove | purge)
     ;;
 esac
 if [ "$1" = purge ]; then
-    rm -rf /etc/limen /etc/systemd/system/limen.service.d /etc/systemd/system/limen-agent.service.d
+    rm -rf /etc/limen /etc/systemd/system/limen.service.d /etc/systemd/system/limen-{agent,backup}.service.d
     # Its files keep their number; the next installation takes them over.
     ! getent passwd limen >/dev/null || deluser --quiet --system limen
     ! getent group limen >/dev/null || delgroup --quiet --system limen

@@ -100,8 +100,12 @@ install_all() {
     [[ -x $agent ]] || die "There is no program at $agent, beside limen. 'make build' builds both."
     install -D -m 755 "$limen" "$programs/limen"
     install -D -m 755 "$agent" "$programs/limen-agent"
-    install -D -m 644 -t "$units" "$project"/scripts/{limen,limen-agent}.service
+    install -D -m 644 -t "$units" "$project"/scripts/{limen.service,limen-agent.service,limen-backup.service,limen-backup.timer}
     install -d -m 755 "$units/limen.service.d"
+    # The backup has the server's settings; a directory that is there is the operator's. systemd
+    # follows no relative link here.
+    [[ -e $units/limen-backup.service.d || -L $units/limen-backup.service.d ]] ||
+        ln -s /etc/systemd/system/limen.service.d "$units/limen-backup.service.d"
     [[ -e $units/limen.service.d/settings.conf ]] ||
         install -m 644 "$project/scripts/limen.service.d/settings.conf" "$units/limen.service.d/settings.conf"
     configure_all
@@ -129,9 +133,10 @@ configure_all() {
 uninstall_all() {
     if [[ -z $root ]]; then
         ((EUID == 0)) || die "Removing needs root: sudo $0 --uninstall"
-        ! is_live || systemctl disable --now limen.service limen-agent.service || true
+        ! is_live || systemctl disable --now limen.service limen-agent.service limen-backup.timer || true
     fi
-    rm -f "$programs"/{limen,limen-agent} "$units"/{limen,limen-agent}.service "$journald/limen.conf"
+    rm -f "$programs"/{limen,limen-agent} "$units"/{limen.service,limen-agent.service,limen-backup.service,limen-backup.timer} "$journald/limen.conf"
+    [[ ! -L $units/limen-backup.service.d ]] || rm "$units/limen-backup.service.d"
     ! is_live || systemctl daemon-reload
     say "Removed. Kept: settings ($units/limen.service.d, $root/etc/limen) and data ($root/var/lib/limen); guests go on."
 }

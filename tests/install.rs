@@ -63,6 +63,8 @@ fn everything_is_where_the_guide_looks_for_it_and_settings_outlive_an_upgrade_an
         ("usr/bin/limen-agent", 0o755),
         (UNIT, 0o644),
         ("etc/systemd/system/limen-agent.service", 0o644),
+        ("etc/systemd/system/limen-backup.service", 0o644),
+        ("etc/systemd/system/limen-backup.timer", 0o644),
         (SETTINGS, 0o644),
         (JOURNALD, 0o644),
         ("etc/limen", 0o700),

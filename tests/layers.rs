@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use limen_support::project_dir;
 
 /// The layers of limen-core: each may name itself, those listed, and the base.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("hypervisor", &[]),
     ("store", &[]),
     ("authz", &[]),
     ("metrics", &[]),
+    ("backup", &["hypervisor", "store"]),
     ("service", &["hypervisor", "store", "authz", "metrics"]),
     ("testing", &["hypervisor", "store", "authz", "metrics", "service"]),
 ];

@@ -73,6 +73,36 @@ fn the_agents_unit_is_sound_exposes_little_and_comes_and_goes_with_the_server() 
 }
 
 #[test]
+fn the_backups_unit_is_as_tight_as_the_servers_and_has_its_settings() {
+    let unit = project_dir().join("scripts/limen-backup.service");
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true", "--no-pager", "--threshold=15"]).arg(&unit);
+    let output = process::run(&mut analyze, QUICK);
+    assert_eq!(output.code, Some(0), "more than 1.5: {output:?}");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| directory.path().join(name);
+    let text = std::fs::read_to_string(&unit).expect("the unit").replace("/usr/bin/limen", "/bin/true");
+    std::fs::write(place("limen-backup.service"), text).expect("written");
+    let timer = project_dir().join("scripts/limen-backup.timer");
+    std::fs::copy(timer, place("limen-backup.timer")).expect("copied");
+    std::fs::create_dir(place("limen.service.d")).expect("a directory");
+    std::os::unix::fs::symlink(place("limen.service.d"), place("limen-backup.service.d")).expect("a link");
+    let verify = || {
+        let mut verify = Command::new("systemd-analyze");
+        verify.env("SYSTEMD_UNIT_PATH", format!("{}:", directory.path().display()));
+        verify.args(["verify", "--man=no"]);
+        let output = process::run(verify.args([place("limen-backup.service"), place("limen-backup.timer")]), QUICK);
+        let ours = output.stderr.lines().filter(|line| line.contains("/limen"));
+        ours.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(verify(), Vec::<String>::new());
+    // What is wrong in the server's settings is wrong here: so they hold for both.
+    std::fs::write(place("limen.service.d/settings.conf"), "[Service]\nNoSuchThing=1\n").expect("written");
+    assert!(verify().iter().any(|line| line.contains("NoSuchThing")), "the settings are not read");
+}
+
+#[test]
 fn systemd_understands_the_unit_with_its_settings() {
     let directory = tempfile::tempdir().expect("a directory");
     let place = |name: &str| directory.path().join(name);

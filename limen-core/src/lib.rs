@@ -25,6 +25,8 @@ mod secret;
 pub mod model;
 
 pub mod authz;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod backup;
 pub mod hypervisor;
 pub mod metrics;
 pub mod store;

@@ -1,6 +1,6 @@
 //! The server as one endpoint: the routes, and what is around them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use limen_core::{Error, Limen, Result, Secret};
@@ -19,6 +19,7 @@ use crate::edge::rate::Buckets;
 use crate::metrics::Requests;
 use crate::openapi;
 use crate::routes::Routes;
+use crate::start;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct App {
     /// How many logins may be tried, likewise.
     pub(crate) logins: Option<Logins>,
     initial_password: Option<InitialPassword>,
+    /// The directory in which a backup's success is noted.
+    data_dir: Option<PathBuf>,
 }
 
 /// The file that holds a password that LIMEN made, until it is changed.
@@ -79,6 +82,7 @@ impl App {
             buckets: None,
             logins: None,
             initial_password: None,
+            data_dir: None,
         }
     }
 
@@ -145,6 +149,16 @@ impl App {
 
     pub(crate) fn at_agent(self, agent: Agent) -> Self {
         Self { agent, ..self }
+    }
+
+    pub(crate) fn with_data_dir(mut self, data_dir: &Path) -> Self {
+        self.data_dir = Some(data_dir.to_owned());
+        self
+    }
+
+    /// When the last backup succeeded, in seconds since 1970; none where there was none.
+    pub(crate) async fn last_backup(&self) -> Option<f64> {
+        start::last_backup(self.data_dir.as_deref()?).await
     }
 
     pub(crate) fn with_initial_password(mut self, initial: InitialPassword) -> Self {

@@ -24,7 +24,7 @@ use crate::app::InitialPassword;
 use crate::config::{CoreConfig, FiguresChoice, HttpConfig, HypervisorChoice, StoreChoice, judge_jwt_secret};
 
 /// The one host's name.
-const HOST: &str = "local";
+pub(crate) const HOST: &str = "local";
 const INITIAL_PASSWORD: &str = "initial-admin-password";
 const JWT_SECRET: &str = "jwt-secret";
 const LOCK: &str = "lock";
@@ -142,6 +142,24 @@ pub(crate) fn name_admin(error: Error) -> Error {
         Some("name" | "username") => name("ADMIN_USER", error),
         _ => error,
     }
+}
+
+/// When the last backup succeeded: the time of this file in the data directory.
+const LAST_BACKUP: &str = "last-backup";
+
+/// Notes that a backup has succeeded, for the server's metrics. Where that cannot be noted the
+/// backup is as good as ever.
+pub(crate) async fn note_backup(config: &CoreConfig) {
+    let path = config.data_dir.join(LAST_BACKUP);
+    if let Err(error) = tokio::fs::write(&path, "").await {
+        tracing::warn!(target: "limen", %error, "the backup is not noted for limen_backup_last_success_timestamp_seconds");
+    }
+}
+
+/// When that was, in seconds since 1970; none where there was none.
+pub(crate) async fn last_backup(data_dir: &Path) -> Option<f64> {
+    let modified = tokio::fs::metadata(data_dir.join(LAST_BACKUP)).await.ok()?.modified().ok()?;
+    modified.duration_since(std::time::UNIX_EPOCH).ok().map(|age| age.as_secs_f64())
 }
 
 /// Opens the hypervisor.

@@ -150,6 +150,11 @@ impl Site {
         names.filter(|name| !name.ends_with(".witness")).collect()
     }
 
+    /// Where one of them is, as this process sees it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.volumes.join(name)
+    }
+
     /// UUIDs of the domains on the host.
     pub fn domains(&self) -> BTreeSet<String> {
         let list = self.libvirt.virsh(&["list", "--all", "--uuid"]).expect_success();

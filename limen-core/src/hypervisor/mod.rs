@@ -215,6 +215,22 @@ pub trait Hypervisor: Debug + Send + Sync + 'static {
     /// definition's hash is not `expected`; nothing was changed.
     async fn change_definition(&self, id: VmId, expected: &str, change: &DefinitionChange) -> Result<String>;
 
+    /// The host's own text of the inactive definition, with all that LIMEN does not model; for
+    /// [`restore_definition`](Self::restore_definition) on a host of the same kind. It may hold
+    /// secrets: keep it from others.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    async fn read_definition(&self, id: VmId) -> Result<String>;
+
+    /// Defines a VM again, powered off, from what `read_definition` told of it. Idempotent: a
+    /// definition that is there with the same mark is left as it is.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists): the id or the name is another's.
+    /// [`Invalid`](crate::ErrorKind::Invalid): the text is no definition of this VM.
+    async fn restore_definition(&self, id: VmId, text: &str) -> Result<()>;
+
     /// Cuts the power and removes the definition with all that belongs to it: saved memory,
     /// snapshot and checkpoint records, NVRAM, TPM state; not its volumes. Idempotent: no such VM
     /// is a success, and only a typed "no such domain" counts as that.

@@ -60,6 +60,22 @@ impl PostgresStore {
     }
 }
 
+/// Whether the database at `url` has no table of anybody's.
+///
+/// # Errors
+/// Those of [`PostgresStore::connect`].
+pub(crate) async fn is_empty(url: &Secret) -> Result<bool> {
+    let options = options(url)?;
+    try_once(&options, Duration::from_secs(10)).await?;
+    let failed = |error: sqlx::Error| Error::unavailable("The database").with_source(error);
+    let mut connection = options.connect().await.map_err(failed)?;
+    let count = "SELECT count(*) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
+                 WHERE relkind IN ('r', 'p', 'v', 'S') AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
+    let tables: i64 = sqlx::query(count).fetch_one(&mut connection).await.map_err(failed)?.get(0);
+    connection.close().await.map_err(failed)?;
+    Ok(tables == 0)
+}
+
 fn options(url: &Secret) -> Result<PgConnectOptions> {
     // The parser's own message may repeat parts of the address.
     let options = PgConnectOptions::from_str(url.expose())

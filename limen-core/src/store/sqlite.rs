@@ -21,6 +21,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long to wait before a watch that failed is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// Writes a consistent copy of the database at `path` to a file that is not there yet, beside a
+/// running server (`VACUUM INTO`).
+pub(crate) async fn copy_to(path: &Path, to: &Path) -> Result<()> {
+    use sqlx::Connection as _;
+
+    let failed =
+        |error: sqlx::Error| Error::new(ErrorKind::Unavailable, "The database cannot be copied.").with_source(error);
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(Duration::from_secs(10))
+        .disable_statement_logging();
+    let mut connection = options.connect().await.map_err(failed)?;
+    let to = to.to_str().ok_or_else(|| Error::invalid("to", "It must be a path in UTF-8."))?;
+    sqlx::query("VACUUM INTO ?").bind(to).execute(&mut connection).await.map_err(failed)?;
+    connection.close().await.map_err(failed)
+}
+
 impl SqliteStore {
     /// Opens the database file at `path`, makes it (mode 0600, its directory 0700) where there is
     /// none, and brings it to this program's schema. Must be called on a tokio runtime.

@@ -19,6 +19,7 @@ impl Metrics {
     #[oai(path = "/api/metrics", method = "get", operation_id = "get_metrics", tag = "Tag::Metrics")]
     async fn get_metrics(&self, visitor: Visitor, _query: Plain) -> Result<Exposition> {
         let figures = visitor.limen().get_metrics(&visitor).await?;
-        Ok(Exposition::of(&figures, &visitor.app().requests))
+        let app = visitor.app();
+        Ok(Exposition::of(&figures, &app.requests, app.last_backup().await))
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod audit;
+mod backup;
 mod check;
 mod console;
 mod doctor;
@@ -34,7 +35,8 @@ Exit codes:
   2  the command line or a setting is wrong
   3  the server, the store or the host cannot be reached
   4  there is no such thing
-  5  not finished in time: it may go on";
+  5  not finished in time: it may go on
+  6  a backup was made, and VMs were left out";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -136,6 +138,12 @@ enum Command {
     /// Compare store, hosts, files and memory; changes nothing
     #[command(after_help = check::HELP)]
     Check,
+    /// Put database, images and VMs that are shut off into a directory, beside a running server
+    #[command(after_help = backup::BACKUP_HELP)]
+    Backup(backup::BackupArgs),
+    /// Bring a backup back: all of it, or one VM under a new name
+    #[command(after_help = backup::RESTORE_HELP)]
+    Restore(backup::RestoreArgs),
     /// What is to be seen to after the database was restored from a backup; for admins
     #[command(after_help = restored::HELP)]
     Restored,
@@ -239,6 +247,8 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Audit(command) => audit::run(&door, &config, command).await?,
         Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
         Command::Check => return check::run(&door, &config).await,
+        Command::Backup(args) => return backup::run(&config, &args, door.json).await,
+        Command::Restore(args) => return backup::restore(&config, &args, door.json).await,
         Command::Restored => restored::run(&door, &config).await?,
         Command::Version => output::line(concat!("limen ", env!("CARGO_PKG_VERSION"))),
     }

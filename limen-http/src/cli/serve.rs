@@ -49,6 +49,7 @@ pub(super) async fn run(core: &CoreConfig, http: &HttpConfig) -> Result {
     let initial = start::initial_password(core, &http.admin_user);
     let mut app = App::new(limen.clone(), &jwt_secret)
         .with_initial_password(initial)
+        .with_data_dir(&core.data_dir)
         .with_origins(http.origins.clone())
         .with_proxies(http.proxies.clone())
         .at_agent(http.agent.clone());

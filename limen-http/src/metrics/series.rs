@@ -21,7 +21,7 @@ pub(crate) struct Exposition(Bytes);
 
 impl Exposition {
     /// Writes everything that there is to tell.
-    pub(crate) fn of(figures: &Figures, requests: &Requests) -> Self {
+    pub(crate) fn of(figures: &Figures, requests: &Requests, last_backup: Option<f64>) -> Self {
         let mut text = Text::default();
         write_requests(&mut text, requests);
         write_vms(&mut text, &figures.vms);
@@ -40,6 +40,9 @@ impl Exposition {
         write_refusals(&mut text, figures.refusals);
         text.family("limen_panics_total", Kind::Counter, "Panics of this process: each is a defect.")
             .sample(&[], PANICS.load(Ordering::Relaxed));
+        let help = "When the last backup of this installation succeeded, in seconds since 1970; 0 before the first.";
+        text.family("limen_backup_last_success_timestamp_seconds", Kind::Gauge, help)
+            .sample(&[], last_backup.unwrap_or_default());
         text.family("limen_build_info", Kind::Gauge, "1; the version is in the label.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         Self(text.into_string().into())

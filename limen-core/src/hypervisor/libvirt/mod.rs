@@ -226,6 +226,15 @@ impl Hypervisor for LibvirtHypervisor {
             .await
     }
 
+    async fn read_definition(&self, id: VmId) -> Result<String> {
+        self.look("read_definition", move |_, conn| vm::read_definition(conn, id)).await
+    }
+
+    async fn restore_definition(&self, id: VmId, text: &str) -> Result<()> {
+        let text = text.to_owned();
+        self.change("restore_definition", Some(id), move |link, conn| vm::restore(link, conn, id, &text)).await
+    }
+
     async fn remove_definition(&self, id: VmId) -> Result<()> {
         self.change("remove_definition", Some(id), move |link, conn| vm::remove(link, conn, id)).await
     }

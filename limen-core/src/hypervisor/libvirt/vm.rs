@@ -74,6 +74,46 @@ pub(super) fn create(link: &Link, conn: &Connect, vm: &VmDefinition) -> Result<(
     }
 }
 
+pub(super) fn read_definition(conn: &Connect, id: VmId) -> Result<String> {
+    definition_text(&existing(conn, id)?)
+}
+
+pub(super) fn restore(link: &Link, conn: &Connect, id: VmId, text: &str) -> Result<()> {
+    let facts = read::definition(text).map_err(|error| no_definition().with_source(error))?;
+    if read::id(text)? != Some(id.0) {
+        return Err(no_definition());
+    }
+    let same = |domain: &Domain| {
+        let there = read::definition(&definition_text(domain)?)?;
+        if there.mark == facts.mark { Ok(()) } else { Err(taken()) }
+    };
+    if let Some(domain) = find(conn, id)? {
+        return same(&domain);
+    }
+    match conn.define_domain_xml(text) {
+        Ok(_) => {
+            link.facts.doubt(id);
+            Ok(())
+        }
+        Err(error) => {
+            if let Some(domain) = find(conn, id)? {
+                return same(&domain);
+            }
+            let refused = from_libvirt("virDomainDefineXML", error);
+            // libvirt has one code for a name that is taken and for much else.
+            let name = read::name(text)?.unwrap_or_default();
+            match conn.lookup_domain_by_name(&name) {
+                Ok(_) => Err(taken().with_source(refused)),
+                Err(_) => Err(refused),
+            }
+        }
+    }
+}
+
+fn no_definition() -> Error {
+    Error::invalid("definition", "It is no definition of this VM.")
+}
+
 fn taken() -> Error {
     Error::new(ErrorKind::AlreadyExists, "The host has another VM of this id or name.")
 }

@@ -35,6 +35,8 @@ methods! {
     HostInfo = "host_info";
     CreateDefinition = "create_definition";
     ChangeDefinition = "change_definition";
+    ReadDefinition = "read_definition";
+    RestoreDefinition = "restore_definition";
     RemoveDefinition = "remove_definition";
     Get = "get";
     List = "list";

@@ -57,6 +57,15 @@ impl Hypervisor for SimHypervisor {
         self.call(Method::ChangeDefinition, Some(id.0), move |state| state.change(id, &expected, &change)).await
     }
 
+    async fn read_definition(&self, id: VmId) -> Result<String> {
+        self.call(Method::ReadDefinition, Some(id.0), move |state| Ok(state.vm(id)?.definition.text())).await
+    }
+
+    async fn restore_definition(&self, id: VmId, text: &str) -> Result<()> {
+        let text = text.to_owned();
+        self.call(Method::RestoreDefinition, Some(id.0), move |state| state.restore(id, &text)).await
+    }
+
     async fn remove_definition(&self, id: VmId) -> Result<()> {
         let remove = move |state: &mut State| {
             state.remove(id);

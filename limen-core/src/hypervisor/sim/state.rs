@@ -27,7 +27,7 @@ pub enum Guest {
 pub(super) type Effect = Box<dyn FnOnce(&mut State) + Send>;
 
 /// The inactive definition; its serialised form is what an edit must keep to the byte.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Definition {
     pub(super) name: String,
     pub(super) title: String,
@@ -275,6 +275,25 @@ impl State {
 
     pub(super) fn vm_mut(&mut self, id: VmId) -> Result<&mut SimVm> {
         self.vms.get_mut(&id).ok_or_else(|| Error::not_found("VM"))
+    }
+
+    pub(super) fn restore(&mut self, id: VmId, text: &str) -> Result<()> {
+        let no_definition = || Error::invalid("definition", "It is no definition of this VM.");
+        let definition: Definition = serde_json::from_str(text).map_err(|error| no_definition().with_source(error))?;
+        let digits = id.0.simple().to_string();
+        if !definition.name.ends_with(&digits[digits.len() - 12..]) {
+            return Err(no_definition());
+        }
+        let taken = || Error::new(ErrorKind::AlreadyExists, "The host has another VM with this id or name.");
+        if let Some(vm) = self.vms.get(&id) {
+            return if vm.definition.mark == definition.mark { Ok(()) } else { Err(taken()) };
+        }
+        if self.vms.values().any(|vm| vm.definition.name == definition.name) {
+            return Err(taken());
+        }
+        self.vms.insert(id, SimVm::new(id, definition, false));
+        self.emit(HostEvent::VmChanged(id));
+        Ok(())
     }
 
     pub(super) fn create(&mut self, wanted: &VmDefinition) -> Result<()> {

@@ -30,6 +30,30 @@ pub async fn create_defines_a_vm_powered_off(hypervisor: &dyn Hypervisor, fixtur
     vm.clean().await;
 }
 
+/// What `read_definition` tells is defined again by `restore_definition`, to the hash, and over no other VM.
+pub async fn definition_that_was_read_is_restored(hypervisor: &dyn Hypervisor, fixture: &Fixture) {
+    let mut vm = TestVm::new(hypervisor, fixture, "restore");
+    vm.definition.spec.nics = vec![nic(fixture)];
+    vm.definition.labels.insert("tier".to_owned(), "web".to_owned());
+    vm.define().await;
+    let (before, text) = (vm.get().await, done(hypervisor.read_definition(vm.id()).await, "read a definition"));
+    vm.bring(VmState::Running).await;
+    done(hypervisor.restore_definition(vm.id(), &text).await, "restore what is there");
+    assert_eq!(vm.get().await.state, VmState::Running, "what is there is left as it is");
+    done(hypervisor.remove_definition(vm.id()).await, "remove");
+    let unknown = hypervisor.read_definition(vm.id()).await;
+    refused(unknown, ErrorKind::NotFound, "a VM that is not there");
+    done(hypervisor.restore_definition(vm.id(), &text).await, "restore");
+    let after = vm.get().await;
+    assert_eq!((after.mark, after.name, after.definition_hash), (before.mark, before.name, before.definition_hash));
+    assert_eq!(after.state, VmState::ShutOff);
+    for (wrong, what) in [("", "nothing"), ("<x/>", "another document")] {
+        refused(hypervisor.restore_definition(vm.id(), wrong).await, ErrorKind::Invalid, what);
+    }
+    refused(hypervisor.restore_definition(VmId::generate(), &text).await, ErrorKind::Invalid, "another VM's");
+    vm.clean().await;
+}
+
 /// `create_definition` again with the same mark is a success and leaves the VM as it is.
 pub async fn create_again_with_the_same_mark_is_a_success(hypervisor: &dyn Hypervisor, fixture: &Fixture) {
     let vm = TestVm::defined(hypervisor, fixture, "again").await;

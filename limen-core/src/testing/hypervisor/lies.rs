@@ -40,6 +40,8 @@ enum Lie {
     ChangeIgnoresHash,
     ChangeStopsTheGuest,
     HashByState,
+    RestoreReplaces,
+    RestoresAnything,
     RemoveOnlyWhenOff,
     RemoveAgainFails,
     RemoveTakesVolumes,
@@ -95,6 +97,9 @@ const CAUGHT: &[(Lie, &str)] = &[
     (Lie::ChangeStopsTheGuest, "change_of_a_running_vm_waits_for_its_next_boot"),
     (Lie::UnknownIsInternal, "change_of_an_unknown_vm_is_not_found"),
     (Lie::HashByState, "definition_hash_stays_while_the_definition_does"),
+    (Lie::RestoreReplaces, "definition_that_was_read_is_restored"),
+    (Lie::RestoresAnything, "definition_that_was_read_is_restored"),
+    (Lie::UnknownIsInternal, "definition_that_was_read_is_restored"),
     (Lie::RemoveOnlyWhenOff, "remove_takes_a_vm_from_every_state"),
     (Lie::RemoveAgainFails, "remove_again_is_a_success"),
     (Lie::RemoveTakesVolumes, "remove_leaves_the_volumes"),
@@ -230,6 +235,20 @@ impl Hypervisor for Liar {
         }
         let expected = if self.tells(Lie::ChangeIgnoresHash) { &current } else { expected };
         self.sim.change_definition(id, expected, change).await
+    }
+
+    async fn read_definition(&self, id: VmId) -> Result<String> {
+        self.error(self.sim.read_definition(id).await)
+    }
+
+    async fn restore_definition(&self, id: VmId, text: &str) -> Result<()> {
+        if self.tells(Lie::RestoreReplaces) {
+            self.sim.remove_definition(id).await?;
+        }
+        if self.tells(Lie::RestoresAnything) && self.sim.restore_definition(id, text).await.is_err() {
+            return Ok(());
+        }
+        self.sim.restore_definition(id, text).await
     }
 
     async fn remove_definition(&self, id: VmId) -> Result<()> {

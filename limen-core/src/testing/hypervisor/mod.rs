@@ -111,6 +111,7 @@ behaviours! {
     stats_tell_of_running_vms_alone
     a_closed_connection_answers_unavailable
     create_defines_a_vm_powered_off
+    definition_that_was_read_is_restored
     create_again_with_the_same_mark_is_a_success
     create_with_another_mark_is_refused_and_changes_nothing
     create_under_a_taken_name_is_refused_and_changes_nothing

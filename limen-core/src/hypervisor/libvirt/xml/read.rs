@@ -49,6 +49,18 @@ pub(crate) fn definition(text: &str) -> Result<DefinitionFacts> {
     })
 }
 
+/// The domain's UUID.
+pub(crate) fn id(text: &str) -> Result<Option<uuid::Uuid>> {
+    let document = parse(text)?;
+    Ok(child(document.root_element(), "uuid").and_then(|node| node.text()?.trim().parse().ok()))
+}
+
+/// The domain's name.
+pub(crate) fn name(text: &str) -> Result<Option<String>> {
+    let document = parse(text)?;
+    Ok(child(document.root_element(), "name").and_then(|node| node.text()).map(str::to_owned))
+}
+
 /// Changes whenever the definition does. The order of controllers is left out, because libvirt
 /// itself changes it when it reads a definition back, at a start or after its own restart.
 fn hash<'a>(text: &'a str, root: Node<'a, 'a>) -> String {
