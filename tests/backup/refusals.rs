@@ -107,6 +107,20 @@ async fn old_backups_go_and_the_newest_and_foreign_ones_never() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_by_another_user_is_refused_before_it_writes() {
+    let site = Site::start(Database::Sqlite);
+    let shelf = shelf();
+    let made = backup(&site, shelf.path(), 0);
+    site.server.kill9();
+    let data = site.server.data_dir();
+    fs::remove_file(data.join("limen.db")).expect("remove the database");
+    run(Command::new("chown").arg("nobody").arg(&data)).expect_success();
+    let output = limen(&site, &["restore", "--from", text(&made)]);
+    assert!(output.code == Some(1) && output.stderr.contains("belongs to another user"), "{output:?}");
+    assert!(!data.join("limen.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_backups_at_once_and_a_full_disk_are_said() {
     let site = Site::start(Database::Sqlite);
     let client = site.server.admin().await;

@@ -98,9 +98,11 @@ pub async fn prune(
     whole.pop();
     let mut removed = Vec::new();
     for (_, directory) in whole.into_iter().filter(|(made_at, _)| now - *made_at > keep) {
-        // Without its manifest it is no backup, however far the removal comes.
-        tokio::fs::remove_file(directory.join(FILE)).await.map_err(at(&directory))?;
-        tokio::fs::remove_dir_all(&directory).await.map_err(at(&directory))?;
+        // It is no backup from here on, and goes with the next one if this removal is cut off.
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let doomed = to.join(format!("{PARTIAL}{name}"));
+        tokio::fs::rename(&directory, &doomed).await.map_err(at(&directory))?;
+        tokio::fs::remove_dir_all(&doomed).await.map_err(at(&doomed))?;
         removed.push(directory);
     }
     Ok(removed)

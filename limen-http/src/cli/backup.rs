@@ -1,6 +1,7 @@
 //! `limen backup` and `limen restore`: the command line of [`limen_core::backup`].
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -109,6 +110,9 @@ pub(super) async fn run(config: &CoreConfig, args: &BackupArgs, as_json: bool) -
 }
 
 pub(super) async fn restore(config: &CoreConfig, args: &RestoreArgs, as_json: bool) -> Result<u8> {
+    if !args.verify {
+        must_be_owner(config)?;
+    }
     let progress = Progress::new();
     let tell = |step| progress.tell(step);
     if let (Some(vm), Some(name)) = (&args.vm, &args.new_name) {
@@ -240,6 +244,19 @@ async fn finished(
         Some(error) => Err(Failure::from(Error::from(error))),
         None => Ok(done),
     }
+}
+
+/// What another user restores the server's user could not read.
+fn must_be_owner(config: &CoreConfig) -> Result {
+    let Ok(data) = std::fs::metadata(&config.data_dir) else { return Ok(()) };
+    if data.uid() == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let place = config.data_dir.display();
+    Err(Failure::new(
+        1,
+        format!("{place} belongs to another user: run this as that one (sudo -u limen limen restore …)"),
+    ))
 }
 
 fn database(config: &CoreConfig) -> Result<Database> {
