@@ -104,7 +104,8 @@ remove | purge)
     ;;
 esac
 if [ "$1" = purge ]; then
-    rm -rf /etc/limen /etc/systemd/system/limen.service.d /etc/systemd/system/limen-{agent,backup}.service.d
+    rm -rf /etc/limen
+    cd /etc/systemd/system && rm -rf limen.service.d limen-agent.service.d limen-backup.service.d
     # Its files keep their number; the next installation takes them over.
     ! getent passwd limen >/dev/null || deluser --quiet --system limen
     ! getent group limen >/dev/null || delgroup --quiet --system limen

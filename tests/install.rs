@@ -35,7 +35,7 @@ fn found(root: &Path) -> BTreeMap<String, u32> {
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(&directory).expect("a directory") {
             let path = entry.expect("an entry").path();
-            let metadata = std::fs::metadata(&path).expect("metadata");
+            let metadata = std::fs::symlink_metadata(&path).expect("metadata");
             if metadata.is_dir() {
                 directories.push(path.clone());
             }
@@ -58,6 +58,8 @@ fn everything_is_where_the_guide_looks_for_it_and_settings_outlive_an_upgrade_an
     let root = root.path();
     install(root);
     let there = found(root);
+    let link = std::fs::read_link(root.join("etc/systemd/system/limen-backup.service.d")).expect("a link");
+    assert_eq!(link, Path::new("/etc/systemd/system/limen.service.d"), "the backup has the server's settings");
     for (name, mode) in [
         ("usr/bin/limen", 0o755),
         ("usr/bin/limen-agent", 0o755),
