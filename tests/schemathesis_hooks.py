@@ -54,7 +54,7 @@ def before_call(context, case, kwargs):
     # A header that nobody knows is no error in HTTP. schemathesis knows it too, but for paths that
     # it takes from earlier answers.
     if path and "x-schemathesis-unknown-property" in (case.headers or {}):
-        path["id"] = str(uuid.uuid4())
+        path.update({name: str(uuid.uuid4()) for name in path})
     # An event that is far ahead is waited for, then answered 503, as documented (a test of the
     # routes shows it). Here every 5xx is a finding, so the number is one that has passed.
     headers = case.headers or {}
