@@ -121,6 +121,7 @@ macro_rules! behaviours {
 behaviours! {
     a_vm_goes_through_every_power_state_and_away
     what_is_written_is_read_at_once
+    an_old_look_never_hides_a_new_one
     a_name_is_taken_once_per_owner
     the_same_key_is_the_same_operation
     two_actions_at_once_are_refused_or_done

@@ -60,6 +60,34 @@ pub(crate) async fn what_is_written_is_read_at_once(on: Db) {
     }
 }
 
+/// Two looks are under way at once; the one that began later read earlier, and answers last.
+pub(crate) async fn an_old_look_never_hides_a_new_one(on: Db) {
+    let (store, _postgres) = store(on).await;
+    let sim = SimHypervisor::new();
+    let mut world = World::new(Arc::new(sim.clone()), store);
+    world.timings.refresh = Duration::from_millis(700);
+    let limen = world.limen(Script::new(Vec::new())).await;
+    let id = create(&limen, bare("one")).await;
+    power(&limen, id, PowerAction::Start).await;
+    // Right after a list there is time for a look at one VM to begin before the next.
+    let (lists, gets) = (sim.calls_of(Method::List), sim.calls_of(Method::Get));
+    eventually("a list", || async { sim.calls_of(Method::List) > lists }).await;
+    sim.inject(On::method(Method::Get).vm(id), Fault::Hangs(None));
+    sim.inject(On::method(Method::List), Fault::AnswersLate(Duration::from_secs(1)));
+    sim.outside().suspend(id).expect("it runs");
+    eventually("a look that hangs", || async { sim.calls_of(Method::Get) > gets }).await;
+    let lists = sim.calls_of(Method::List);
+    eventually("a list that has read", || async { sim.calls_of(Method::List) > lists }).await;
+    sim.lose_events(1);
+    sim.outside().destroy(id).expect("it runs");
+    sim.release();
+    eventually("what the first look read", || async { state(&limen, id).await == VmState::ShutOff }).await;
+    for _ in 0..150 {
+        assert_eq!(state(&limen, id).await, VmState::ShutOff, "what the list had read before");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 pub(crate) async fn a_name_is_taken_once_per_owner(on: Db) {
     let Rig { limen, world, _postgres, .. } = rig(on).await;
     create(&limen, bare("one")).await;

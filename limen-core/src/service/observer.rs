@@ -1,9 +1,11 @@
 //! Turns what a host shows into facts in the log.
 //!
 //! One task per owned host. A full look every two seconds and at every (re)connect, a look at one
-//! VM when an event or an operation asks for it. Looks overlap; each has a number given when it
-//! began, and of each VM only the newest look counts, so a slow list never overwrites what a
-//! later single look has seen.
+//! VM when an event or an operation asks for it. Looks overlap, and nobody can tell which of two
+//! that do read the host last. So beginnings and recordings are numbered in one row, and a look
+//! counts for a VM only if it began after that VM was last recorded. One that began before and
+//! saw the same confirms it; one that saw something else counts for nothing, and the VM is looked
+//! at again: whoever waits for the look waits for that one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -42,6 +44,17 @@ enum Seen {
     One { vm: VmId, result: Result<HostVm>, answers: Vec<oneshot::Sender<Result<EventNumber>>> },
 }
 
+/// What a look is worth for a VM.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    /// It saw what is known.
+    Same,
+    /// It saw something else, and began after that was recorded.
+    Newer,
+    /// It saw something else, and began before: either can be the older.
+    Unclear,
+}
+
 /// Rows in one commit at most.
 const BATCH: usize = 500;
 
@@ -51,9 +64,9 @@ const FORGET: u64 = 10_000;
 struct Observer {
     shared: Arc<Shared>,
     ownership: Ownership,
-    /// The number of the next look.
-    next: u64,
-    /// Of each VM, the number of the look that was recorded last, and what it saw.
+    /// The number of the last beginning or recording of a look.
+    last: u64,
+    /// Of each VM, the number of its last recording, and what was seen.
     known: HashMap<VmId, (u64, Option<HostVm>)>,
     /// The last event that this observer wrote.
     event: EventNumber,
@@ -73,7 +86,7 @@ pub(super) async fn observe(shared: Arc<Shared>, ownership: Ownership) {
         known: known.collect(),
         shared: Arc::clone(&shared),
         ownership,
-        next: 1,
+        last: 1,
         event: shared.inventory.event(),
         looks: JoinSet::new(),
         looking_at_all: false,
@@ -105,11 +118,7 @@ pub(super) async fn observe(shared: Arc<Shared>, ownership: Ownership) {
                 while let Ok(event) = events.try_recv() {
                     observer.hear(Ok(event), &mut changed);
                 }
-                if changed.len() > 16 {
-                    observer.look_at_all();
-                } else {
-                    changed.into_iter().for_each(|vm| observer.look_at(vm, Vec::new()));
-                }
+                observer.look_at_some(changed);
             }
             _ = refresh.tick() => observer.look_at_all(),
             _ = volumes.tick() => observer.look_at_volumes(),
@@ -131,8 +140,8 @@ impl Observer {
     }
 
     fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.last += 1;
+        self.last
     }
 
     fn look_at(&mut self, vm: VmId, answers: Vec<oneshot::Sender<Result<EventNumber>>>) {
@@ -141,6 +150,16 @@ impl Observer {
             let result = guarded(hypervisor.get(vm)).await;
             (number, Seen::One { vm, result, answers })
         });
+    }
+
+    /// Looks at each of a few VMs, or at all of them at once.
+    fn look_at_some(&mut self, vms: impl IntoIterator<Item = VmId, IntoIter: ExactSizeIterator>) {
+        let vms = vms.into_iter();
+        if vms.len() > 16 {
+            self.look_at_all();
+        } else {
+            vms.for_each(|vm| self.look_at(vm, Vec::new()));
+        }
     }
 
     fn look_at_all(&mut self) {
@@ -171,9 +190,17 @@ impl Observer {
         match seen {
             Seen::Volumes => {}
             Seen::One { vm, result, answers } => {
-                let recorded = match result {
-                    Ok(found) => self.commit(number, vec![(vm, Some(found))]).await,
-                    Err(error) if error.kind() == ErrorKind::NotFound => self.commit(number, vec![(vm, None)]).await,
+                let found = match result {
+                    Ok(found) => Ok(Some(found)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(error),
+                };
+                if found.as_ref().is_ok_and(|found| self.judge(number, vm, found.as_ref()) == Judgement::Unclear) {
+                    self.look_at(vm, answers);
+                    return;
+                }
+                let recorded = match found {
+                    Ok(found) => self.commit(vec![(vm, found)]).await,
                     Err(error) => Err(error),
                 };
                 for answer in answers {
@@ -207,28 +234,41 @@ impl Observer {
         let known = self.known.iter().filter(|(id, (_, seen))| seen.is_some() && !present.contains(id));
         let gone = known.map(|(id, _)| (*id, None)).collect::<Vec<_>>();
         let mut all: Vec<_> = found.into_iter().map(|vm| (vm.id, Some(vm))).chain(gone).collect();
-        // What a later look has seen is newer than this list.
-        all.retain(|(id, _)| self.known.get(id).is_none_or(|(last, _)| *last < number));
+        let mut unclear = Vec::new();
+        all.retain(|(id, seen)| {
+            let clear = self.judge(number, *id, seen.as_ref()) != Judgement::Unclear;
+            if !clear {
+                unclear.push(*id);
+            }
+            clear
+        });
+        self.look_at_some(unclear);
         seed::import(&self.shared, &self.ownership, &all).await?;
         for batch in all.chunks(BATCH) {
-            self.commit(number, batch.to_vec()).await?;
+            self.commit(batch.to_vec()).await?;
         }
         self.known.retain(|_, (last, seen)| seen.is_some() || *last + FORGET > number);
         sweep::late_definitions(&self.shared, &self.ownership, &all).await
     }
 
-    /// Records what a look saw of some VMs, as far as it is newer than what is known and differs.
-    async fn commit(&mut self, number: u64, seen: Vec<(VmId, Option<HostVm>)>) -> Result<EventNumber> {
+    /// What a look that began as `number` is worth for a VM.
+    fn judge(&self, number: u64, vm: VmId, seen: Option<&HostVm>) -> Judgement {
+        match self.known.get(&vm) {
+            None if seen.is_none() => Judgement::Same,
+            None => Judgement::Newer,
+            Some((_, before)) if before.as_ref() == seen => Judgement::Same,
+            Some((recorded, _)) if *recorded < number => Judgement::Newer,
+            Some(_) => Judgement::Unclear,
+        }
+    }
+
+    /// Records what a look saw of some VMs, none of it unclear; what is known already costs nothing.
+    async fn commit(&mut self, seen: Vec<(VmId, Option<HostVm>)>) -> Result<EventNumber> {
         let host = self.ownership.host.id;
-        let newer = |(id, _): &(VmId, _)| self.known.get(id).is_none_or(|(last, _)| *last < number);
-        let seen: Vec<_> = seen.into_iter().filter(newer).collect();
-        let unlike = |id: &VmId, now: &Option<HostVm>| match self.known.get(id) {
-            Some((_, before)) => before != now,
-            None => now.is_some(),
-        };
+        let number = self.number();
         let rows: Vec<Row> = seen
             .iter()
-            .filter(|(id, now)| unlike(id, now))
+            .filter(|(id, now)| self.judge(number, *id, now.as_ref()) == Judgement::Newer)
             .map(|(id, now)| match now {
                 Some(now) => Row::Status { host, seen: Box::new(now.clone()) },
                 None => Row::StatusGone { host, vm: *id },

@@ -78,6 +78,7 @@ impl Host {
 /// How a call goes on after the script was asked.
 enum Gate {
     Open { number: u64, mute: bool },
+    Slow { number: u64, after: Duration },
     Half { number: u64, kind: ErrorKind },
     Late { number: u64, after: Duration },
     Hung { number: u64, after: Option<Duration> },
@@ -109,6 +110,7 @@ impl SimHypervisor {
         match state.script.next(method, subject) {
             None => Ok(Gate::Open { number, mute: false }),
             Some(Fault::EventLost) => Ok(Gate::Open { number, mute: true }),
+            Some(Fault::AnswersLate(after)) => Ok(Gate::Slow { number, after }),
             Some(Fault::LandsLate(after)) => Ok(Gate::Late { number, after }),
             Some(Fault::Hangs(after)) => Ok(Gate::Hung { number, after }),
             Some(Fault::Panics) => {
@@ -148,12 +150,17 @@ impl SimHypervisor {
                 let _ = done.send(result);
             })
         };
+        let mut answers_at = None;
         let mut lost = {
             let mut state = self.host.lock();
             let state = &mut *state;
             let lost = state.lost.subscribe();
             match self.gate(state, method, subject)? {
                 Gate::Open { number, mute } => run(number, mute)(state),
+                Gate::Slow { number, after } => {
+                    run(number, false)(state);
+                    answers_at = Some(self.host.time.monotonic() + after);
+                }
                 Gate::Late { number, after } => {
                     state.schedule(after, run(number, false));
                     return Err(Self::timeout());
@@ -168,6 +175,9 @@ impl SimHypervisor {
             lost
         };
         let deadline = self.host.time.monotonic() + self.host.deadline;
+        if let Some(at) = answers_at {
+            self.host.time.reached(at).await;
+        }
         tokio::select! {
             biased;
             result = answer => result.map_err(|_| Self::unavailable())?,
@@ -187,6 +197,11 @@ impl SimHypervisor {
         let host = Arc::clone(&self.host);
         match gate {
             Gate::Open { number, .. } => pour(host, number, volume, source, length).await,
+            Gate::Slow { number, after } => {
+                let result = pour(Arc::clone(&host), number, volume, source, length).await;
+                host.time.reached(host.time.monotonic() + after).await;
+                result
+            }
             Gate::Half { number, kind } => {
                 pour(Arc::clone(&host), number, volume, source, length / 2).await?;
                 host.lock().log.end(number, Some(kind));

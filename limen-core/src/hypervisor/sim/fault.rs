@@ -70,6 +70,8 @@ pub enum Fault {
     Hangs(Option<Duration>),
     /// The caller gets [`ErrorKind::Timeout`] at once; the effect lands this much later.
     LandsLate(Duration),
+    /// The call is done at once, and its answer comes this much later: what it read is old by then.
+    AnswersLate(Duration),
     /// The call is done, and none of the events that it leads to is sent.
     EventLost,
     /// The call panics and has no effect: a defect of a back end.
