@@ -78,6 +78,6 @@ fn is_root() -> bool {
 }
 
 /// Copies a directory tree with owners and modes.
-fn copy_tree(from: &Path, to: &Path) {
+pub fn copy_tree(from: &Path, to: &Path) {
     process::run(Command::new("cp").arg("-aT").arg(from).arg(to), Duration::from_secs(60)).expect_success();
 }

@@ -317,7 +317,7 @@ fn spawn(base: &Path, port: Option<u16>) -> Child {
 
 /// libvirt's examination of the installed QEMU takes seconds; its result is
 /// kept in the cache for as long as libvirt, QEMU and the kernel stay the same.
-fn prepared_capabilities() -> PathBuf {
+pub fn prepared_capabilities() -> PathBuf {
     let _guard = process::lock(&crate::cache_dir().join("libvirt.lock"));
     let key = process::run(
         Command::new("sh")

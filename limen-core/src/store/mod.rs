@@ -23,6 +23,8 @@ use crate::model::{
 };
 use crate::secret::Secret;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod examine;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

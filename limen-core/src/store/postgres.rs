@@ -76,7 +76,7 @@ pub(crate) async fn is_empty(url: &Secret) -> Result<bool> {
     Ok(tables == 0)
 }
 
-fn options(url: &Secret) -> Result<PgConnectOptions> {
+pub(super) fn options(url: &Secret) -> Result<PgConnectOptions> {
     // The parser's own message may repeat parts of the address.
     let options = PgConnectOptions::from_str(url.expose())
         .map_err(|_| Error::invalid("database_url", "The database's address is malformed."))?;
@@ -105,14 +105,30 @@ async fn try_once(options: &PgConnectOptions, at_most: Duration) -> Result<()> {
         Ok(Err(error)) => error,
         Err(_) => sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut)),
     };
-    let code = refusal.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
-    let text = match code.as_str() {
-        "28P01" | "28000" => "The database refuses this user or password.",
-        "3D000" => "The database server has no database of this name; make it first, with createdb.",
-        _ if matches!(refusal, sqlx::Error::Tls(_)) => "The database and LIMEN do not agree on TLS; see sslmode.",
-        _ => return Err(Failure::from(refusal).into_error()),
+    let text = match self::refusal(&refusal) {
+        Some(Refusal::User) => "The database refuses this user or password.",
+        Some(Refusal::NoDatabase) => "The database server has no database of this name; make it first, with createdb.",
+        Some(Refusal::Tls) => "The database and LIMEN do not agree on TLS; see sslmode.",
+        None => return Err(Failure::from(refusal).into_error()),
     };
     Err(Error::invalid("database_url", text).with_source(refusal))
+}
+
+/// What waiting does not mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    User,
+    NoDatabase,
+    Tls,
+}
+
+/// Whether a database refused to be used so, and waiting does not help.
+pub(super) fn refusal(error: &sqlx::Error) -> Option<Refusal> {
+    match error.as_database_error().and_then(|error| error.code()).as_deref() {
+        Some("28P01" | "28000") => Some(Refusal::User),
+        Some("3D000") => Some(Refusal::NoDatabase),
+        _ => matches!(error, sqlx::Error::Tls(_)).then_some(Refusal::Tls),
+    }
 }
 
 /// `settings` with no more connections than the database can give.

@@ -144,6 +144,20 @@ impl LibvirtHypervisor {
         })
     }
 
+    /// What the host has, asked once over a connection of its own that nothing else is done with:
+    /// nothing is made on the host, and `free_bytes` is 0. A host that hangs is waited for without
+    /// end, on a thread that nothing can stop but the end of the process.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) and others, as libvirt says.
+    pub async fn examine(options: LibvirtOptions) -> Result<HostInfo> {
+        let look = tokio::task::spawn_blocking(move || {
+            let conn = Connect::open(Some(&options.uri)).map_err(error::during("virConnectOpen"))?;
+            network::describe_host(&conn, &xml::capabilities::HostFacts::ask(&conn, &options)?, 0)
+        });
+        look.await.map_err(Error::internal)?
+    }
+
     /// Runs `work` on a thread of this host, with a connection.
     async fn run<T: Send + 'static>(
         &self,

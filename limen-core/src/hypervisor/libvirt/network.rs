@@ -7,6 +7,8 @@ use virt::network::Network as Handle;
 
 use super::connection::Link;
 use super::error::during;
+
+use super::xml::capabilities::HostFacts;
 use super::xml::read;
 use super::{VirtType, ffi, storage};
 use crate::error::Result;
@@ -47,14 +49,18 @@ pub(super) fn leases(conn: &Connect, networks: &HashSet<String>) -> HashMap<Stri
 }
 
 pub(super) fn host_info(link: &Link, conn: &Connect) -> Result<HostInfo> {
-    let node = conn.node_info().map_err(during("virNodeGetInfo"))?;
-    let version = conn.hyp_version().map_err(during("virConnectGetVersion"))?;
-    let kind = conn.driver_type().map_err(during("virConnectGetType"))?;
     let facts = link.explore(conn)?;
     let free_bytes = match facts.virt_type {
         VirtType::Test => 0,
         VirtType::Kvm | VirtType::Qemu => storage::free_bytes(link, conn)?,
     };
+    describe_host(conn, &facts, free_bytes)
+}
+
+pub(super) fn describe_host(conn: &Connect, facts: &HostFacts, free_bytes: u64) -> Result<HostInfo> {
+    let node = conn.node_info().map_err(during("virNodeGetInfo"))?;
+    let version = conn.hyp_version().map_err(during("virConnectGetVersion"))?;
+    let kind = conn.driver_type().map_err(during("virConnectGetType"))?;
     Ok(HostInfo {
         hostname: conn.hostname().map_err(during("virConnectGetHostname"))?,
         hypervisor: format!("{kind} {}.{}.{}", version / 1_000_000, version / 1_000 % 1_000, version % 1_000),

@@ -30,7 +30,7 @@ const SQLITE: &[Migration] = &[migration!(2, "sqlite/0002_tune.sql")];
 const POSTGRES: &[Migration] = &[migration!(2, "postgres/0002_tune.sql")];
 
 /// The newest schema that this program knows.
-fn newest() -> i64 {
+pub(super) fn newest() -> i64 {
     COMMON.iter().chain(SQLITE).chain(POSTGRES).map(|migration| migration.version).max().unwrap_or(0)
 }
 

@@ -73,6 +73,11 @@ enum Try<T> {
     Unanswered(T, Failure),
 }
 
+/// The newest schema that this program knows.
+pub(super) fn newest_schema() -> i64 {
+    migrate::newest()
+}
+
 impl SqlStore {
     /// A Store on a database that is brought to this program's schema.
     pub(super) async fn start(pool: Arc<Pool>, watch: Watch) -> Result<Self> {
