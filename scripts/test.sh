@@ -74,7 +74,7 @@ run_python() {
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
 
 stage setup scripts/setup.sh
-stage shell shellcheck -x .ci/run scripts/*.sh scripts/guest/* tests/*.sh tests/booted/*.sh tests/support/*.sh
+stage shell shellcheck -x .ci/run scripts/*.sh scripts/guest/* tests/*.sh tests/*/*.sh
 stage fmt cargo fmt --all --check
 stage clippy cargo clippy --release --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS=-Dwarnings stage doc cargo doc --release --workspace --no-deps

@@ -27,6 +27,13 @@ pub(crate) use self::value::percent_encode;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigError(String);
 
+impl ConfigError {
+    /// The setting that it names: every sentence begins with one.
+    pub(crate) fn setting(&self) -> &str {
+        self.0.split([' ', ':']).next().unwrap_or_default()
+    }
+}
+
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)

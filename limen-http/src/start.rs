@@ -168,11 +168,16 @@ pub(crate) async fn open_hypervisor(config: &CoreConfig) -> Result<Arc<dyn Hyper
     Ok(match &config.hypervisor {
         HypervisorChoice::Sim(uri) => Arc::new(SimHypervisor::from_uri(uri).map_err(named)?),
         HypervisorChoice::Libvirt(uri) => {
-            let mut options = LibvirtOptions::new(uri, &config.vms_dir);
-            options.virt_type = config.virt_type;
-            Arc::new(LibvirtHypervisor::connect(options).await.map_err(named)?)
+            Arc::new(LibvirtHypervisor::connect(libvirt(config, uri)).await.map_err(named)?)
         }
     })
+}
+
+/// How libvirt is spoken to.
+pub(crate) fn libvirt(config: &CoreConfig, uri: &str) -> LibvirtOptions {
+    let mut options = LibvirtOptions::new(uri, &config.vms_dir);
+    options.virt_type = config.virt_type;
+    options
 }
 
 /// A builder with everything but an admin.

@@ -94,6 +94,17 @@ impl Agent {
         })
     }
 
+    /// Where it is: `http://HOST:PORT`.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.authority.to_str().unwrap_or_default())
+    }
+
+    /// Its port, where it is on this machine.
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        let local = self.host == "localhost" || self.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        local.then_some(self.port)
+    }
+
     /// Asks the agent for what `request` is for.
     async fn ask(&self, path: &str, request: &Request, arrival: &Arrival) -> Result<Response> {
         let place = Arc::clone(&self.places).try_acquire_owned();

@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use limen_core::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{ConfigError, CoreArgs, HttpArgs};
+use crate::config::{ConfigError, CoreArgs, HttpArgs, LogFormat};
 use crate::logging;
 
 const EXIT_CODES: &str = "\
@@ -43,7 +43,7 @@ Examples:
   limen serve                         the server, on port 18443
   limen serve --hypervisor-uri 'sim:///?vms=10' --data-dir /tmp/limen
                                       to try it out: a simulator, no libvirt needed
-  limen doctor                        what this machine can do, and what is missing
+  limen doctor                        what is wrong with this machine, and what mends it
   limen login --user admin            asks for the password, keeps the token
   limen vm list                       through the server
   limen --local vm list               on the machine itself, without a server or token
@@ -132,7 +132,7 @@ enum Command {
     /// Who asked for what, with which outcome; for admins
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Look at this machine: libvirt, KVM, the port, the data directory
+    /// What is wrong with this machine, and the command that mends each
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
     /// Compare store, hosts, files and memory; changes nothing
@@ -225,11 +225,14 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<u8> {
     let Cli { door, command } = cli;
+    // It judges the settings itself: what is wrong with them is what it is asked.
+    if let Command::Doctor(args) = command {
+        logging::install(LevelFilter::OFF, LogFormat::Text);
+        return doctor::run(&door.core, &args, door.url.as_deref(), door.json).await;
+    }
     let config = door.core.judge()?;
     let usual = match command {
         Command::Serve(_) => LevelFilter::INFO,
-        // It says itself what does not work.
-        Command::Doctor(_) => LevelFilter::OFF,
         _ => LevelFilter::WARN,
     };
     logging::install(config.log_level.unwrap_or(usual), config.log_format);
@@ -245,7 +248,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Op(command) => op::run(&door, &config, command).await?,
         Command::Events(args) => events::run(&door, &config, &args).await?,
         Command::Audit(command) => audit::run(&door, &config, command).await?,
-        Command::Doctor(args) => return doctor::run(&config, &args, door.json).await,
+        Command::Doctor(args) => return doctor::run(&door.core, &args, door.url.as_deref(), door.json).await,
         Command::Check => return check::run(&door, &config).await,
         Command::Backup(args) => return backup::run(&config, &args, door.json).await,
         Command::Restore(args) => return backup::restore(&config, &args, door.json).await,

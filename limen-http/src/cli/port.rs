@@ -4,22 +4,31 @@ use std::fs;
 
 /// The process that listens on `port`, as `name (pid N)`; none when nobody does.
 pub(super) fn holder(port: u16) -> Option<String> {
-    let sockets: Vec<String> =
-        ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect();
-    if sockets.is_empty() {
+    if sockets(port).is_empty() {
         return None;
     }
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let found = processes.into_iter().find_map(|process| {
-        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let files = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
-        targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str())).then_some(())?;
-        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        Some(format!("{} (pid {pid})", name.trim()))
-    });
     // The kernel shows the files of other users' processes to root alone.
-    Some(found.unwrap_or_else(|| "another user's process".to_owned()))
+    let Some(pid) = listener(port) else { return Some("another user's process".to_owned()) };
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!("{} (pid {pid})", name.trim()))
+}
+
+/// The process that listens on `port`; none when nobody does, or one that this user may not see.
+pub(super) fn listener(port: u16) -> Option<u32> {
+    let sockets = sockets(port);
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids: Vec<u32> = processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect();
+    // A parent shares its sockets with its children, and is the elder.
+    pids.sort_unstable();
+    pids.into_iter().find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+    })
+}
+
+fn sockets(port: u16) -> Vec<String> {
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect()
 }
 
 /// The sockets that listen on `port`, as links in `/proc/PID/fd` name them.

@@ -214,6 +214,12 @@ pub(crate) struct CoreConfig {
 }
 
 impl CoreArgs {
+    /// Of two settings that mean the same and disagree, the one that is the other's other name.
+    pub(crate) fn twin(&self, setting: &str) -> Option<&'static str> {
+        let both = self.hypervisor_uri.is_some() && self.libvirt_uri.is_some();
+        (setting == "HYPERVISOR_URI" && both && self.hypervisor_uri != self.libvirt_uri).then_some("LIBVIRT_URI")
+    }
+
     /// Judges every value.
     pub(crate) fn judge(&self) -> Result<CoreConfig> {
         let data_dir = directory("LIMEN_DATA_DIR", self.data_dir.as_ref())?.unwrap_or_else(|| "/var/lib/limen".into());
@@ -251,6 +257,14 @@ impl CoreArgs {
             )?
             .unwrap_or(LogFormat::Text),
         })
+    }
+
+    /// The file of `DB_PASSWORD`, where it is given so; an empty text where the variable holds it.
+    pub(crate) fn db_password_in(&self) -> Option<&str> {
+        if self.database_url.is_some() {
+            return None;
+        }
+        self.files.db_password_file.as_deref().or(self.db_password.as_ref().map(|_| ""))
     }
 
     fn reserve(&self) -> Result<HostReserve> {

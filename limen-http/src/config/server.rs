@@ -87,6 +87,46 @@ pub(crate) struct HttpConfig {
 }
 
 impl HttpArgs {
+    /// `ALLOWED_ORIGINS` as it is given.
+    pub(crate) fn origins_given(&self) -> Option<&str> {
+        self.allowed_origins.as_deref()
+    }
+
+    /// The file of a secret, where it is given so.
+    pub(crate) fn file_of(&self, secret: &str) -> Option<&str> {
+        let files = &self.files;
+        match secret {
+            "JWT_SECRET" => files.jwt_secret_file.as_deref(),
+            "JWT_SECRET_PREVIOUS" => files.jwt_secret_previous_file.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Takes one setting back to its default, for the others to be judged without it; false where
+    /// it is not one of these.
+    pub(crate) fn forget(&mut self, setting: &str) -> bool {
+        let files = &mut self.files;
+        let places = match setting {
+            "BIND_ADDRESS" => [Some(&mut self.bind_address), None],
+            "PORT" => [Some(&mut self.port), None],
+            "JWT_SECRET" | "JWT_SECRET_FILE" => [Some(&mut self.jwt_secret), Some(&mut files.jwt_secret_file)],
+            "JWT_SECRET_PREVIOUS" | "JWT_SECRET_PREVIOUS_FILE" => {
+                [Some(&mut self.jwt_secret_previous), Some(&mut files.jwt_secret_previous_file)]
+            }
+            "ADMIN_PASSWORD" | "ADMIN_PASSWORD_FILE" => {
+                [Some(&mut self.admin_password), Some(&mut files.admin_password_file)]
+            }
+            "ALLOWED_ORIGINS" => [Some(&mut self.allowed_origins), None],
+            "TRUSTED_PROXIES" => [Some(&mut self.trusted_proxies), None],
+            _ => [None, None],
+        };
+        let mut forgotten = false;
+        for place in places.into_iter().flatten() {
+            forgotten |= place.take().is_some();
+        }
+        forgotten
+    }
+
     /// Judges every value.
     pub(crate) fn judge(&self) -> Result<HttpConfig> {
         let address = match given("BIND_ADDRESS", self.bind_address.as_ref())? {

@@ -398,8 +398,8 @@ fn a_taken_port_is_named_with_who_has_it() {
     let doctor = limen(home.path()).args(["doctor", "--json", "--port", &port]).output().expect("runs");
     assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
     let report: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
-    let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["what"] == "port");
-    assert_eq!(found.expect("the port")["verdict"], "missing");
+    let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["id"] == "port_taken");
+    assert!(found.expect("the port")["message"].as_str().is_some_and(|message| message.contains(&port)), "{report}");
     drop(taken);
     let doctor = limen(home.path()).args(["doctor", "--port", &port]).output().expect("runs");
     assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
