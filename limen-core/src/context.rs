@@ -251,6 +251,8 @@ actions! {
     ListVms = "list_vms";
     /// Read a VM.
     GetVm = "get_vm";
+    /// Read a running VM's figures.
+    GetVmStats = "get_vm_stats";
     /// Create a VM.
     CreateVm = "create_vm";
     /// Change a VM's name, description, labels, autostart, vCPUs or memory.

@@ -16,7 +16,7 @@ use crate::docs::Docs;
 use crate::edge::Edge;
 use crate::edge::logins::Logins;
 use crate::edge::rate::Buckets;
-use crate::metrics::Requests;
+use crate::metrics::{Domains, Requests};
 use crate::openapi;
 use crate::routes::Routes;
 use crate::start;
@@ -30,6 +30,8 @@ pub struct App {
     pub(crate) agent: Agent,
     /// What was answered so far.
     pub(crate) requests: Requests,
+    /// The series of VMs, as last written.
+    pub(crate) domains: Arc<Domains>,
     /// Every request is the machine's owner's: set for the command line's own calls alone.
     pub(crate) local: bool,
     /// Web pages of other origins that may use the API.
@@ -76,6 +78,7 @@ impl App {
             tokens: Tokens::new(jwt_secret),
             agent: Agent::default(),
             requests: Requests::default(),
+            domains: Arc::default(),
             local: false,
             origins: Origins::default(),
             proxies: Proxies::default(),

@@ -235,6 +235,10 @@ fn add_problems(path: &str, method: &str, operation: &mut Value) {
     if changes {
         add("409", "`already_exists`, `conflict`, `busy`, `quota_exceeded` or `cancelled`: not possible in this state");
     }
+    if path.ends_with("/stats") {
+        add("409", "`conflict`: the VM does not run");
+        add("501", "`unsupported`: the host has no figures of VMs, or none are read");
+    }
     if traits.is_stream {
         add(
             "410",

@@ -12,7 +12,7 @@ use limen_core::hypervisor::Hypervisor;
 use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::{LocalMetrics, MetricsSource};
-use limen_core::service::{AdminSeed, HostConfig};
+use limen_core::service::{AdminSeed, HostConfig, Timings};
 use limen_core::store::Store;
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
@@ -192,6 +192,7 @@ pub(crate) async fn builder(config: &CoreConfig, store: Arc<dyn Store>) -> Resul
         .store(store)
         .authz(Arc::new(RoleAuthz))
         .host(host.with_metrics(figures))
+        .timings(Timings { sample: config.sample, ..Timings::default() })
         .images(&config.images_dir)
         .reserve(config.reserve))
 }

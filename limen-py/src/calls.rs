@@ -232,6 +232,7 @@ calls! { |call|
     };
     read_console(stream: u64, max: u32) => call.opened.streams.read_console(stream, max as usize).await;
     write_console(stream: u64) => call.opened.streams.write_console(stream, &call.body.unwrap_or_default()).await;
+    vm_stats(id: VmId) => json_of(&call.limen.vm_stats(call.ctx, id).await?);
 
     list_images(page: Paging) => json_of(&call.limen.list_images(call.ctx, page.request()?).await?);
     get_image(id: ImageId) => json_of(&call.limen.get_image(call.ctx, id).await?);

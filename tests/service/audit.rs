@@ -35,13 +35,14 @@ fn outcomes(records: &[AuditRecord]) -> Vec<AuditOutcome> {
 }
 
 /// Actions that change nothing.
-const READING: [Action; 20] = [
+const READING: [Action; 21] = [
     Action::GetMe,
     Action::ListUsers,
     Action::GetUser,
     Action::ListTokens,
     Action::ListVms,
     Action::GetVm,
+    Action::GetVmStats,
     Action::ListImages,
     Action::GetImage,
     Action::ListHosts,

@@ -67,6 +67,7 @@ pub const QUICK: Timings = Timings {
     lease: Duration::from_millis(600),
     refresh: Duration::from_millis(100),
     stale: Duration::from_secs(5),
+    sample: Duration::from_millis(500),
     info: Duration::from_secs(1),
     host_patience: Duration::from_secs(5),
     progress: Duration::from_millis(20),

@@ -172,6 +172,7 @@ impl Authz for RoleAuthz {
             Action::CreateToken | Action::ListTokens | Action::DeleteToken => true,
             Action::ListVms
             | Action::GetVm
+            | Action::GetVmStats
             | Action::ListImages
             | Action::GetImage
             | Action::ListHosts

@@ -30,7 +30,10 @@ use tokio::sync::broadcast;
 
 use crate::error::Result;
 pub use crate::model::{ConsoleKind, HostVm, Mark};
-use crate::model::{HostInfo, InstallId, Network, OwnerId, PowerAction, VmId, VmSpec, VolumeFormat, VolumeId, Witness};
+use crate::model::{
+    DiskStats, HostInfo, InstallId, Network, NicStats, OwnerId, PowerAction, VmId, VmSpec, VolumeFormat, VolumeId,
+    Witness,
+};
 
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -88,14 +91,12 @@ pub struct VmStats {
     pub memory_mib: u64,
     /// Memory of its process on the host, in MiB.
     pub memory_rss_mib: u64,
-    /// Bytes read from all disks.
-    pub disk_read_bytes: u64,
-    /// Bytes written to all disks.
-    pub disk_written_bytes: u64,
-    /// Bytes received by all NICs.
-    pub received_bytes: u64,
-    /// Bytes sent by all NICs.
-    pub sent_bytes: u64,
+    /// Memory that programs of the guest could still get, in MiB, where its balloon driver tells.
+    pub memory_usable_mib: Option<u64>,
+    /// Its disks, in the order in which it has them.
+    pub disks: Vec<DiskStats>,
+    /// Its NICs.
+    pub nics: Vec<NicStats>,
 }
 
 /// A volume to make.

@@ -16,6 +16,7 @@ mod page;
 mod power;
 mod quota;
 mod restore;
+mod sample;
 mod seen;
 mod user;
 mod vm;
@@ -36,6 +37,7 @@ pub use page::{Page, PageRequest};
 pub use power::{PowerAction, Transition};
 pub use quota::{Quota, UpdateQuota, Usage};
 pub use restore::{Restore, Restored, RestoredVm, Witness};
+pub use sample::{DiskSample, DiskStats, NicSample, NicStats, Traffic, VmSample};
 pub use seen::{HostVm, Mark};
 pub use user::{OwnerRecord, SessionRecord, Token, TokenRecord, User};
 pub use vm::{

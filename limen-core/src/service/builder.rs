@@ -13,6 +13,7 @@ use super::hasher::Hasher;
 use super::host::{self, HostHandle};
 use super::images::ImageDir;
 use super::inventory::Inventory;
+use super::sampler;
 use super::tasks::start;
 use super::{
     FaultPlan, HostReserve, LOCAL_OWNER, Limen, Shared, Timings, consoles, events, figures, follow, identity, refusals,
@@ -235,6 +236,7 @@ impl LimenBuilder {
             hosts,
             inventory: Inventory::new(),
             following: follow::Following::from(began),
+            sampled: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
             admin: self.admin.as_ref().map(|admin| admin.name.clone()),
             images,
@@ -260,6 +262,8 @@ impl LimenBuilder {
             start(&shared, &mut tasks, "inform", move |_| host::inform(Arc::clone(&with), Arc::clone(&of)));
             let (with, of) = (Arc::clone(&shared), Arc::clone(host));
             start(&shared, &mut tasks, "sample", move |_| host::sample(Arc::clone(&with), Arc::clone(&of)));
+            let (with, of) = (Arc::clone(&shared), Arc::clone(host));
+            start(&shared, &mut tasks, "counters", move |_| sampler::sample(Arc::clone(&with), Arc::clone(&of)));
             let (with, of, want) = (Arc::clone(&shared), Arc::clone(host), !self.passive);
             start(&shared, &mut tasks, "own", move |_| host::own(Arc::clone(&with), Arc::clone(&of), want));
         }

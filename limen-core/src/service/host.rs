@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::observer::{self, Look};
 use super::operation::runner;
 use super::render::Ending;
+use super::sampler::Samples;
 use super::witness::{self, Kept};
 use super::{Shared, Timings};
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +54,8 @@ pub(crate) struct HostHandle {
     source: Option<Arc<dyn MetricsSource>>,
     /// The last figures.
     metrics: watch::Sender<Option<HostMetrics>>,
+    /// The last figures of its VMs.
+    pub(crate) samples: Samples,
     heard: Mutex<Heard>,
     /// Whether the host has told what it has.
     known: watch::Sender<bool>,
@@ -84,6 +87,7 @@ impl HostHandle {
             hypervisor,
             source,
             metrics: watch::Sender::default(),
+            samples: Samples::default(),
             heard: Mutex::default(),
             known: watch::Sender::new(false),
             version: AtomicU64::new(0),

@@ -24,6 +24,7 @@ mod quota;
 mod refusals;
 mod render;
 mod restored;
+mod sampler;
 mod seed;
 mod tasks;
 mod tickets;
@@ -57,6 +58,7 @@ pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use quota::{HostReserve, QuotaView};
 pub use refusals::Refusals;
 pub use render::VmPage;
+pub use sampler::SamplesVersion;
 pub use tickets::Ticket;
 pub use tokens::CreateToken;
 pub use vms::VmView;
@@ -83,6 +85,8 @@ pub struct Timings {
     pub refresh: Duration,
     /// How old the last full look may be before its VMs are marked stale: 5 s.
     pub stale: Duration,
+    /// How often the counters of running VMs are read, zero for never: 15 s.
+    pub sample: Duration,
     /// How often a host's hardware and networks are read: 10 s.
     pub info: Duration,
     /// How long a step waits for a host that is away before everything is undone: 30 s.
@@ -112,6 +116,7 @@ impl Default for Timings {
             lease: Duration::from_secs(6),
             refresh: Duration::from_secs(2),
             stale: Duration::from_secs(5),
+            sample: Duration::from_secs(15),
             info: Duration::from_secs(10),
             host_patience: Duration::from_secs(30),
             progress: Duration::from_secs(1),
@@ -144,6 +149,8 @@ pub(crate) struct Shared {
     pub(crate) inventory: Inventory,
     following: follow::Following,
     pub(crate) stopping: watch::Sender<bool>,
+    /// How often the counters of VMs were read.
+    pub(crate) sampled: watch::Sender<u64>,
     /// The user whose owner gets the VMs that a simulator starts with.
     admin: Option<String>,
     images: Option<images::ImageDir>,

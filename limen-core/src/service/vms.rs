@@ -271,7 +271,7 @@ impl Limen {
     }
 
     /// A VM in the actor's sight.
-    fn find(&self, ctx: &Context, action: Action, id: VmId) -> Result<Shown> {
+    pub(super) fn find(&self, ctx: &Context, action: Action, id: VmId) -> Result<Shown> {
         let shown = self.shared.inventory.vm(id).ok_or_else(|| Error::not_found("VM"))?;
         self.authorize(ctx, action, Resource::Vm { id, owner: shown.vm.owner }, "VM")?;
         Ok(shown)

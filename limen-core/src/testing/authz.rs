@@ -32,6 +32,7 @@ fn token(role: Role, vm: Option<VmId>) -> Actor {
 fn resources(action: Action) -> Vec<(&'static str, Resource)> {
     match action {
         Action::GetVm
+        | Action::GetVmStats
         | Action::UpdateVm
         | Action::DeleteVm
         | Action::ChangePower

@@ -14,12 +14,15 @@ pub(crate) struct Metrics;
 impl Metrics {
     /// Figures for monitoring
     ///
-    /// Totals and hosts without a token; quotas with one, of those whom its user may know of.
-    /// docs/metrics.md lists the series. Answered from memory: no host and no database is asked.
+    /// Totals and hosts without a token; with one, quotas of those whom its user may know of, and
+    /// counters of the VMs that they may see. docs/metrics.md lists the series. Answered from memory:
+    /// no host and no database is asked.
     #[oai(path = "/api/metrics", method = "get", operation_id = "get_metrics", tag = "Tag::Metrics")]
     async fn get_metrics(&self, visitor: Visitor, _query: Plain) -> Result<Exposition> {
         let figures = visitor.limen().get_metrics(&visitor).await?;
         let app = visitor.app();
-        Ok(Exposition::of(&figures, &app.requests, app.last_backup().await))
+        let text = Exposition::write(&figures, &app.requests, app.last_backup().await);
+        let domains = app.domains.of(visitor.limen(), &visitor).await?;
+        Ok(Exposition::of(text, &domains, visitor.accepts_gzip()))
     }
 }

@@ -1,6 +1,6 @@
 //! Virtual machines.
 
-use limen_core::model::{CreateVm, OwnerId, UpdateVm, Vm, VmId};
+use limen_core::model::{CreateVm, OwnerId, UpdateVm, Vm, VmId, VmSample};
 use limen_core::service::{VmQuery, VmView};
 use poem_openapi::OpenApi;
 use poem_openapi::param::Path;
@@ -99,6 +99,15 @@ impl Vms {
         let ticket = caller.limen().create_ticket(&caller, VmId(id.0), body.kind).await?;
         let path = format!("/{}/{}", body.kind.as_str(), id.0);
         Ok(Json::of(&TicketView::shown_once(&path, ticket))?.at(caller.event()).created(path))
+    }
+
+    /// Read a running VM's last figures, their rates and their age
+    ///
+    /// Answered from memory: the counters are read every fifteen seconds (`METRICS_INTERVAL`),
+    /// whoever asks.
+    #[oai(path = "/api/vms/:id/stats", method = "get", operation_id = "get_vm_stats", tag = "Tag::Vms")]
+    async fn get_vm_stats(&self, caller: Caller, id: Path<Uuid>, _query: Plain) -> Result<Json<VmSample>> {
+        Json::of(&caller.limen().vm_stats(&caller, VmId(id.0)).await?)
     }
 
     /// Start, shut down, power off, reboot, reset, pause, resume or save a VM

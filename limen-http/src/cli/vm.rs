@@ -18,6 +18,8 @@ pub(super) enum VmCommand {
     List(ListArgs),
     /// Show one VM
     Show(VmArg),
+    /// Show a running VM's last figures: CPU use, memory, disks, network, and how old they are
+    Stats(VmArg),
     /// Power on, or resume from saved memory
     Start(VmArg),
     /// Ask the guest to power off, and wait for it
@@ -74,7 +76,7 @@ pub(super) struct ListArgs {
 pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: VmCommand) -> Result<u8> {
     let intent = match &command {
         VmCommand::Console { vm, console } => return console::run(config, &vm.vm, console).await,
-        VmCommand::List(_) | VmCommand::Show(_) => Intent::Look,
+        VmCommand::List(_) | VmCommand::Show(_) | VmCommand::Stats(_) => Intent::Look,
         _ => Intent::Change,
     };
     let door = Door::open(args, config, intent).await?;
@@ -86,6 +88,16 @@ pub(super) async fn run(args: &DoorArgs, config: &CoreConfig, command: VmCommand
 async fn work(door: &Door, args: &DoorArgs, command: VmCommand) -> Result {
     match command {
         VmCommand::List(filters) => list(door, args, &filters).await,
+        VmCommand::Stats(VmArg { vm }) => {
+            let vm = find(door, &vm).await?;
+            let figures = door.get(&format!("/api/vms/{}/stats", output::text(&vm, "/id"))).await?;
+            if args.json {
+                output::json(&figures);
+            } else {
+                stats(&figures);
+            }
+            Ok(())
+        }
         VmCommand::Show(VmArg { vm }) => {
             let vm = find(door, &vm).await?;
             if args.json {
@@ -175,6 +187,61 @@ fn show(vm: &Value) {
     ];
     for (title, pointer) in lines {
         output::line(format!("{title:12} {}", output::cell(vm.pointer(pointer))));
+    }
+}
+
+/// A running VM's figures, for people.
+fn stats(figures: &Value) {
+    let columns = [
+        ("CPU_%", "/cpu_percent"),
+        ("CPU_TIME_S", "/cpu_time_seconds"),
+        ("MEMORY_MIB", "/memory_mib"),
+        ("RSS_MIB", "/memory_rss_mib"),
+        ("USABLE_MIB", "/memory_usable_mib"),
+        ("AGE_S", "/age_seconds"),
+        ("STALE", "/stale"),
+    ];
+    let mut whole = figures.clone();
+    for name in ["cpu_percent", "cpu_time_seconds", "age_seconds"] {
+        if let Some(number) = figures[name].as_f64() {
+            whole[name] = format!("{number:.1}").into();
+        }
+    }
+    output::table(&columns, &[whole]);
+    let rows = |name: &str| -> Vec<Value> {
+        let devices = figures[name].as_array().into_iter().flatten().cloned();
+        let rounded = devices.map(|mut device| {
+            for (_, value) in device.as_object_mut().into_iter().flatten() {
+                if value.is_f64() {
+                    *value = value.as_f64().unwrap_or_default().round().into();
+                }
+            }
+            device
+        });
+        rounded.collect()
+    };
+    let (disks, nics) = (rows("disks"), rows("nics"));
+    if !disks.is_empty() {
+        output::line("");
+        let columns = [
+            ("DISK", "/device"),
+            ("READ_B", "/read_bytes"),
+            ("WRITTEN_B", "/written_bytes"),
+            ("READ_B/S", "/read_bytes_per_second"),
+            ("WRITTEN_B/S", "/written_bytes_per_second"),
+        ];
+        output::table(&columns, &disks);
+    }
+    if !nics.is_empty() {
+        output::line("");
+        let columns = [
+            ("NIC", "/device"),
+            ("RECEIVED_B", "/received/bytes"),
+            ("SENT_B", "/sent/bytes"),
+            ("RECEIVED_B/S", "/received_bytes_per_second"),
+            ("SENT_B/S", "/sent_bytes_per_second"),
+        ];
+        output::table(&columns, &nics);
     }
 }
 

@@ -1,11 +1,14 @@
 //! Where the host's agent is, and where the host's figures come from.
 
+use std::time::Duration;
+
 use clap::Args;
 use limen_core::Secret;
 use limen_core::metrics::AgentMetrics;
+use limen_core::service::Timings;
 
 use super::secret::secret;
-use super::value::given;
+use super::value::{duration, given};
 use super::{Result, refuse};
 use crate::agent::Agent;
 
@@ -62,7 +65,20 @@ pub(super) struct FiguresArgs {
         hide_short_help = true
     )]
     pub(super) host_metrics_token_file: Option<String>,
+    /// How often the counters of running VMs are read, 1s to 1h; 0s for never [default: 15s]
+    #[arg(
+        long,
+        env = "METRICS_INTERVAL",
+        value_name = "TIME",
+        global = true,
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) metrics_interval: Option<String>,
 }
+
+/// How often the counters of running VMs may be read, in seconds; 0 for never.
+const SLOWEST: u64 = 3600;
 
 /// Where the host's figures come from.
 #[derive(Debug, Clone)]
@@ -74,6 +90,12 @@ pub(crate) enum FiguresChoice {
 }
 
 impl FiguresArgs {
+    /// How often the counters of running VMs are read; zero for never.
+    pub(super) fn interval(&self) -> Result<Duration> {
+        let range = Duration::ZERO..=Duration::from_secs(SLOWEST);
+        Ok(duration("METRICS_INTERVAL", self.metrics_interval.as_ref(), range)?.unwrap_or(Timings::default().sample))
+    }
+
     /// Judges the values.
     pub(super) fn judge(&self) -> Result<FiguresChoice> {
         let (value, file) = (self.host_metrics_token.as_ref(), self.host_metrics_token_file.as_ref());

@@ -1,6 +1,7 @@
 //! Where VMs run, where records are kept: what every command that works without a server needs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use limen_core::Secret;
@@ -209,6 +210,7 @@ pub(crate) struct CoreConfig {
     pub(crate) images_dir: PathBuf,
     pub(crate) reserve: HostReserve,
     pub(crate) figures: FiguresChoice,
+    pub(crate) sample: Duration,
     pub(crate) log_level: Option<LevelFilter>,
     pub(crate) log_format: LogFormat,
 }
@@ -239,6 +241,7 @@ impl CoreArgs {
             data_dir,
             reserve: self.reserve()?,
             figures: self.figures.judge()?,
+            sample: self.figures.interval()?,
             log_level: one_of(
                 "LOG_LEVEL",
                 self.log_level.as_ref(),

@@ -11,7 +11,7 @@ type Set = fn(&mut CoreArgs, &str);
 
 #[test]
 fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
-    let cases: [(&str, Set, &str); 31] = [
+    let cases: [(&str, Set, &str); 33] = [
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu"),
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "QEMU:///system"),
         ("HYPERVISOR_URI", |a, v| a.hypervisor_uri = Some(v.into()), "qemu:///sys\ntem"),
@@ -39,6 +39,8 @@ fn a_bad_value_is_refused_in_a_sentence_that_names_its_variable() {
         ("HOST_METRICS", |a, v| a.figures.host_metrics = Some(v.into()), ""),
         ("HOST_METRICS", |a, v| a.figures.host_metrics = Some(v.into()), "192.0.2.1:9000"),
         ("HOST_METRICS", |a, v| a.figures.host_metrics = Some(v.into()), "http://user:password@192.0.2.1:9000"),
+        ("METRICS_INTERVAL", |a, v| a.figures.metrics_interval = Some(v.into()), "15"),
+        ("METRICS_INTERVAL", |a, v| a.figures.metrics_interval = Some(v.into()), "2h"),
         ("HOST_METRICS_TOKEN", |a, v| a.figures.host_metrics_token = Some(v.into()), "of nobody"),
         ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "INFO "),
         ("LOG_LEVEL", |a, v| a.log_level = Some(v.into()), "verbose"),

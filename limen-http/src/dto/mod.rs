@@ -12,6 +12,7 @@ mod image;
 mod operation;
 mod quota;
 mod restored;
+mod sample;
 mod ticket;
 mod token;
 mod user;

@@ -7,6 +7,7 @@ use super::*;
 pub(crate) struct Visitor {
     arrival: Arrival,
     context: Context,
+    gzip: bool,
 }
 
 impl Visitor {
@@ -16,6 +17,11 @@ impl Visitor {
 
     pub(crate) fn limen(&self) -> &Limen {
         &self.arrival.app.limen
+    }
+
+    /// Whether the client takes gzip (RFC 9110, 12.5.3).
+    pub(crate) fn accepts_gzip(&self) -> bool {
+        self.gzip
     }
 }
 
@@ -46,10 +52,10 @@ impl<'a> ApiExtractor<'a> for Visitor {
         options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         if request.headers().contains_key(header::AUTHORIZATION) {
-            let Caller { arrival, context, .. } = Caller::from_request(request, body, options).await?;
-            return Ok(Self { arrival, context });
+            let Caller { arrival, context, gzip } = Caller::from_request(request, body, options).await?;
+            return Ok(Self { arrival, context, gzip });
         }
         let Anybody { arrival, context } = Anybody::from_request(request, body, options).await?;
-        Ok(Self { arrival, context })
+        Ok(Self { arrival, context, gzip: accepts_gzip(request.headers()) })
     }
 }

@@ -1,9 +1,11 @@
-//! `/api/metrics`: what Prometheus scrapes, written from memory at each scrape.
+//! `/api/metrics`: what Prometheus scrapes, written from memory at each scrape; the series of VMs once
+//! for each sample ([`domains`]).
 //!
 //! Invariant: how many series there are depends on what there is, never on what clients send. A
 //! request is counted under the pattern of its route, never under its path; all paths that are none
 //! share one label value, and so do all methods that a route does not answer.
 
+mod domains;
 mod series;
 mod text;
 
@@ -17,6 +19,7 @@ use poem::http::{Method, StatusCode};
 
 use crate::routes::Route;
 
+pub(crate) use domains::Domains;
 pub(crate) use series::Exposition;
 
 /// The upper bounds of the durations of requests, in seconds: a read takes milliseconds,

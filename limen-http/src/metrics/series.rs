@@ -12,16 +12,27 @@ use poem_openapi::ApiResponse;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
 
+use super::domains::Written;
 use super::text::{CONTENT_TYPE, Kind, Text};
 use super::{PANICS, Requests};
 
 /// 200 with the series as text.
 #[derive(Debug)]
-pub(crate) struct Exposition(Bytes);
+pub(crate) struct Exposition {
+    body: Bytes,
+    gzip: bool,
+}
 
 impl Exposition {
-    /// Writes everything that there is to tell.
-    pub(crate) fn of(figures: &Figures, requests: &Requests, last_backup: Option<f64>) -> Self {
+    /// `text`, and the series of VMs behind it.
+    pub(crate) fn of(text: Text, domains: &Written, gzip: bool) -> Self {
+        let text = text.into_string();
+        let body = if gzip { domains.gzip_after(&text) } else { domains.plain_after(text) };
+        Self { body, gzip }
+    }
+
+    /// Writes everything that there is to tell, but for the VMs.
+    pub(crate) fn write(figures: &Figures, requests: &Requests, last_backup: Option<f64>) -> Text {
         let mut text = Text::default();
         write_requests(&mut text, requests);
         write_vms(&mut text, &figures.vms);
@@ -45,7 +56,7 @@ impl Exposition {
             .sample(&[], last_backup.unwrap_or_default());
         text.family("limen_build_info", Kind::Gauge, "1; the version is in the label.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-        Self(text.into_string().into())
+        text
     }
 }
 
@@ -143,8 +154,13 @@ fn write_refusals(text: &mut Text, refusals: Refusals) {
 
 impl IntoResponse for Exposition {
     fn into_response(self) -> Response {
-        let mut response = Response::builder().body(Body::from_bytes(self.0));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        let mut response = Response::builder().body(Body::from_bytes(self.body));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        if self.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         response
     }
 }

@@ -64,6 +64,16 @@ impl Family<'_> {
         self
     }
 
+    /// One series, whose labels are written already but for that of its device, where it has one.
+    pub(crate) fn labelled(&mut self, labels: &str, device: &str, value: impl Display) {
+        let name = self.name;
+        if device.is_empty() {
+            line_to(self.text, format_args!("{name}{{{labels}}} {value}"));
+        } else {
+            line_to(self.text, format_args!("{name}{{{labels},target_device=\"{}\"}} {value}", escape(device)));
+        }
+    }
+
     /// All series of a histogram with these labels.
     pub(crate) fn durations(&mut self, labels: &[(&str, &str)], durations: &Durations) {
         let name = self.name;
@@ -82,6 +92,12 @@ impl Family<'_> {
 fn line_to(text: &mut String, line: impl Display) {
     // Writing into a string cannot fail.
     _ = writeln!(text, "{line}");
+}
+
+/// Labels without their braces.
+pub(crate) fn labels(labels: &[(&str, &str)]) -> String {
+    let written: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    written.join(",")
 }
 
 fn braced(labels: &[(&str, &str)], at_most: Option<&str>) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::sim::SimHypervisor;
-use limen_core::service::{AdminSeed, HostConfig};
+use limen_core::service::{AdminSeed, HostConfig, Timings};
 use limen_core::store::sqlite::SqliteStore;
 use limen_core::{Authz, Limen, Secret};
 use limen_http::{App, endpoint};
@@ -99,6 +99,7 @@ impl Contract {
 }
 
 pub(crate) struct Server {
+    pub(crate) sim: SimHypervisor,
     pub(crate) limen: Limen,
     endpoint: BoxEndpoint<'static, Response>,
     contract: Contract,
@@ -142,6 +143,9 @@ impl Answer {
     }
 }
 
+/// How often the counters of VMs are read.
+pub(crate) const SAMPLE: std::time::Duration = std::time::Duration::from_secs(2);
+
 impl Server {
     /// A server whose simulator starts with `vms` VMs, owner admin.
     pub(crate) async fn start(vms: u32) -> Self {
@@ -154,7 +158,8 @@ impl Server {
         let limen = Limen::builder()
             .store(Arc::new(SqliteStore::in_memory().await.expect("a store")))
             .authz(authz)
-            .host(HostConfig::new("here", "sim:///", Arc::new(sim)))
+            .host(HostConfig::new("here", "sim:///", Arc::new(sim.clone())))
+            .timings(Timings { sample: SAMPLE, ..Timings::default() })
             .images(images.path().join("images"))
             .admin(AdminSeed { name: "admin".to_owned(), password: Secret::new(PASSWORD) })
             .build()
@@ -163,7 +168,7 @@ impl Server {
         let app = App::new(limen.clone(), &Secret::new(SECRET));
         let endpoint = endpoint(Arc::new(app)).expect("an endpoint").boxed();
         let contract = Contract::new();
-        let server = Self { limen, endpoint, contract, _images: images };
+        let server = Self { limen, sim, endpoint, contract, _images: images };
         server.until_ready(vms).await;
         server
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use limen_core::authz::{Decision, Resource, Scope};
+use limen_core::hypervisor::sim::Method;
 use limen_core::{Action, Actor, Authz};
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::harness::{SAMPLE, Server};
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
@@ -63,7 +64,7 @@ impl Scrape {
         }
         let names = labels.split("\",").filter(|label| !label.is_empty()).map(|label| {
             let (name, value) = label.split_once("=\"").unwrap_or_else(|| panic!("no label: {line}"));
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase()), "{line}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
             assert!(!value.is_empty(), "{line}");
             name.to_owned()
         });
@@ -105,6 +106,16 @@ async fn scrape(server: &Server, token: &str) -> Scrape {
     Scrape::read(std::str::from_utf8(&answer.bytes).expect("text"))
 }
 
+/// A running VM whose counters were read, with disks and NICs.
+async fn sampled(server: &Server, admin: &str) -> String {
+    let body = json!({"name": "busy", "vcpus": 1, "memory_mib": 64, "start": true,
+        "disks": [{"size_gib": 1}], "networks": ["default"]});
+    let made = server.call_with("POST", "/api/vms", admin, &[("prefer", "wait=30")], &body).await.expect(200);
+    let id = made.json()["vm_id"].as_str().expect("an id").to_owned();
+    server.get(&format!("/api/vms/{id}/stats"), admin).await.expect(200);
+    id
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_series_is_documented_and_every_documented_one_is_served() {
     let server = Server::start(2).await;
@@ -113,6 +124,7 @@ async fn every_series_is_documented_and_every_documented_one_is_served() {
         json!({"username": "limited", "password": crate::harness::PASSWORD, "role": "user", "quota": {"vms": 3}});
     server.call("POST", "/api/users", &admin, &limited).await.expect(201);
     server.vm(&admin, "web").await;
+    sampled(&server, &admin).await;
     let scrape = scrape(&server, &admin).await;
 
     let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>();
@@ -277,4 +289,73 @@ async fn a_panic_is_counted_and_a_policy_may_close_the_door() {
     assert!((3.0..=6.0).contains(&(scrape(&server, "").await.get("limen_panics_total") - before)));
     panicky.get("/api/metrics", "").await.expect(401);
     panicky.get("/api/metrics", &admin).await.expect(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_are_told_of_to_whom_may_see_them_and_cost_their_host_nothing() {
+    let server = Server::start(3).await;
+    let admin = server.login("admin").await;
+    let ann = server.user(&admin, "ann", "user").await;
+    let id = sampled(&server, &admin).await;
+    let vms = |scrape: &Scrape| -> BTreeSet<String> {
+        let named = scrape.values.keys().filter_map(|series| series.split_once(",vm=\"")?.1.split_once('"'));
+        named.map(|(vm, _)| vm.to_owned()).collect()
+    };
+    assert!(vms(&scrape(&server, &admin).await).contains(&id));
+    assert_eq!(vms(&scrape(&server, "").await), BTreeSet::new(), "a stranger");
+    assert_eq!(vms(&scrape(&server, &ann).await), BTreeSet::new(), "who has no VM");
+    server.get(&format!("/api/vms/{id}/stats"), &ann).await.expect(404);
+    server.get(&format!("/api/vms/{id}/stats"), "").await.expect(401);
+
+    // As many scrapes as one likes are no call of the host's.
+    let (begun, calls) = (std::time::Instant::now(), server.sim.calls_of(Method::Stats));
+    for _ in 0..50 {
+        scrape(&server, &admin).await;
+        server.get(&format!("/api/vms/{id}/stats"), &admin).await.expect(200);
+    }
+    let due = begun.elapsed().as_secs() / SAMPLE.as_secs() + 1;
+    let made = server.sim.calls_of(Method::Stats) - calls;
+    assert!(made <= due, "{made} calls while {due} were due, whoever reads");
+
+    // Compressed and plain are the same text, but for what rises between two scrapes.
+    let plain = server.get("/api/metrics", &admin).await.expect(200);
+    let packed = server.send("GET", "/api/metrics", &admin, &[("accept-encoding", "gzip")], vec![]).await.expect(200);
+    assert_eq!((packed.header("content-encoding"), packed.header("vary")), ("gzip", "accept-encoding"));
+    // It came compressed, as one stream, and was read so.
+    let text = String::from_utf8(packed.bytes.to_vec()).expect("text");
+    let of_vms = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("libvirt_domain")).map(str::to_owned).collect()
+    };
+    let plain = String::from_utf8(plain.bytes.to_vec()).expect("text");
+    assert!(!of_vms(&text).is_empty() && of_vms(&text) == of_vms(&plain));
+
+    // One that hangs keeps its last figures, marked.
+    let timed_out = |scrape: &Scrape| -> Vec<f64> {
+        let series =
+            scrape.values.iter().filter(|(name, _)| name.starts_with("libvirt_domain_timed_out") && name.contains(&id));
+        series.map(|(_, value)| *value).collect()
+    };
+    assert_eq!(timed_out(&scrape(&server, &admin).await), [0.0]);
+    let vm = limen_core::model::VmId(id.parse().expect("an id"));
+    server.sim.outside().silence(vm, true).expect("it runs");
+    for _ in 0..200 {
+        if timed_out(&scrape(&server, &admin).await) == [1.0] {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(timed_out(&scrape(&server, &admin).await), [1.0]);
+    let told = server.get(&format!("/api/vms/{id}/stats"), &admin).await.expect(200).json();
+    assert_eq!(told["stale"], true, "{told}");
+    server
+        .call_with(
+            "POST",
+            &format!("/api/vms/{id}/power"),
+            &admin,
+            &[("prefer", "wait=30")],
+            &json!({"action": "power_off"}),
+        )
+        .await;
+    let off = server.get(&format!("/api/vms/{id}/stats"), &admin).await.expect(409);
+    assert_eq!(off.code(), "conflict");
 }

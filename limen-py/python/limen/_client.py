@@ -37,6 +37,7 @@ from ._model import (
     Token,
     User,
     Vm,
+    VmSample,
     VmState,
 )
 from ._open import given, open_core
@@ -245,6 +246,15 @@ class Client(_Sync):
         Raises `limen.NotFoundError`, also for one that is not in the actor's sight.
         """
         return Vm._of(self._call("get_vm", {"id": id}))
+
+    def vm_stats(self, id: str) -> VmSample:
+        """The last figures of a running VM, with their rates and their age; no call to a host.
+
+        Raises `limen.NotFoundError`, `limen.ConflictError` where the VM does not run,
+        `limen.UnsupportedError` where no figures are read, and `limen.UnavailableError` while the
+        VM has told none.
+        """
+        return VmSample._of(self._call("vm_stats", {"id": id}))
 
     def create_vm(
         self,

@@ -269,6 +269,8 @@ class Action(Name):
     """List VMs."""
     GET_VM = "get_vm"
     """Read a VM."""
+    GET_VM_STATS = "get_vm_stats"
+    """Read a running VM's figures."""
     CREATE_VM = "create_vm"
     """Create a VM."""
     UPDATE_VM = "update_vm"
@@ -943,6 +945,178 @@ class HostSample(Value):
     def uptime_seconds(self) -> int:
         """Seconds since the machine booted."""
         return self._data["uptime_seconds"]
+
+
+class Traffic(Value):
+    """Counters of one direction of a NIC."""
+
+    __slots__ = ()
+    _fields = ("bytes", "packets", "errors", "drops")
+
+    @property
+    def bytes(self) -> int:
+        """Bytes."""
+        return self._data["bytes"]
+
+    @property
+    def packets(self) -> int:
+        """Packets."""
+        return self._data["packets"]
+
+    @property
+    def errors(self) -> int:
+        """Packets with errors."""
+        return self._data["errors"]
+
+    @property
+    def drops(self) -> int:
+        """Packets dropped."""
+        return self._data["drops"]
+
+
+class DiskSample(Value):
+    """Figures of one disk."""
+
+    __slots__ = ()
+    _fields = ("device", "read_bytes", "read_requests", "written_bytes", "write_requests",
+        "read_bytes_per_second", "written_bytes_per_second")
+
+    @property
+    def device(self) -> str:
+        """The disk's name in the VM's definition: `vda`."""
+        return self._data["device"]
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read."""
+        return self._data["read_bytes"]
+
+    @property
+    def read_requests(self) -> int:
+        """Requests to read."""
+        return self._data["read_requests"]
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written."""
+        return self._data["written_bytes"]
+
+    @property
+    def write_requests(self) -> int:
+        """Requests to write."""
+        return self._data["write_requests"]
+
+    @property
+    def read_bytes_per_second(self) -> float | None:
+        """Bytes read in a second."""
+        return self._data.get("read_bytes_per_second")
+
+    @property
+    def written_bytes_per_second(self) -> float | None:
+        """Bytes written in a second."""
+        return self._data.get("written_bytes_per_second")
+
+
+class NicSample(Value):
+    """Figures of one NIC."""
+
+    __slots__ = ()
+    _fields = ("device", "received", "sent", "received_bytes_per_second", "sent_bytes_per_second")
+
+    @property
+    def device(self) -> str:
+        """The NIC's name on the host: `vnet0`."""
+        return self._data["device"]
+
+    @property
+    def received(self) -> Traffic:
+        """What the guest received."""
+        return Traffic._of(self._data["received"])
+
+    @property
+    def sent(self) -> Traffic:
+        """What the guest sent."""
+        return Traffic._of(self._data["sent"])
+
+    @property
+    def received_bytes_per_second(self) -> float | None:
+        """Bytes received in a second."""
+        return self._data.get("received_bytes_per_second")
+
+    @property
+    def sent_bytes_per_second(self) -> float | None:
+        """Bytes sent in a second."""
+        return self._data.get("sent_bytes_per_second")
+
+
+class VmSample(Value):
+    """The last figures of a running VM, their rates, and how old they are. Counters rise from the
+    VM's start; rates are over the time between the last two samples, and absent before the
+    second.
+    """
+
+    __slots__ = ()
+    _fields = ("vm_id", "sampled_at", "age_seconds", "stale", "cpu_time_seconds", "cpu_percent",
+        "memory_mib", "memory_rss_mib", "memory_usable_mib", "disks", "nics")
+
+    @property
+    def vm_id(self) -> str:
+        """The VM."""
+        return self._data["vm_id"]
+
+    @property
+    def sampled_at(self) -> datetime:
+        """When the counters were read, by the server's clock."""
+        return time_of(self._data["sampled_at"])
+
+    @property
+    def age_seconds(self) -> float:
+        """How old the figures are, in seconds."""
+        return self._data["age_seconds"]
+
+    @property
+    def stale(self) -> bool:
+        """The VM did not answer when it was last asked, or nobody asked: these are the last figures
+        that were had.
+        """
+        return self._data["stale"]
+
+    @property
+    def cpu_time_seconds(self) -> float:
+        """CPU time of the guest and its QEMU, in seconds."""
+        return self._data["cpu_time_seconds"]
+
+    @property
+    def cpu_percent(self) -> float | None:
+        """CPU use, in percent of one CPU: 200 is two CPUs at work."""
+        return self._data.get("cpu_percent")
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory that the guest has now, in MiB (balloon)."""
+        return self._data["memory_mib"]
+
+    @property
+    def memory_rss_mib(self) -> int:
+        """Memory of its process on the host, in MiB."""
+        return self._data["memory_rss_mib"]
+
+    @property
+    def memory_usable_mib(self) -> int | None:
+        """Memory that programs of the guest could still get, in MiB, where its balloon driver
+        tells.
+        """
+        return self._data.get("memory_usable_mib")
+
+    @property
+    def disks(self) -> tuple[DiskSample, ...]:
+        """Its disks."""
+        return tuple([DiskSample._of(one) for one in self._data["disks"]])
+
+    @property
+    def nics(self) -> tuple[NicSample, ...]:
+        """Its NICs."""
+        return tuple([NicSample._of(one) for one in self._data["nics"]])
 
 
 class Host(Value):
@@ -2202,6 +2376,7 @@ __all__ = [
     "CreateDisk",
     "Disk",
     "DiskMode",
+    "DiskSample",
     "Durations",
     "ErrorKind",
     "Event",
@@ -2232,6 +2407,7 @@ __all__ = [
     "Iso",
     "Network",
     "Nic",
+    "NicSample",
     "NoSpaceError",
     "NotFoundError",
     "ObservedSpec",
@@ -2258,6 +2434,7 @@ __all__ = [
     "TimeoutError",
     "Token",
     "TooLargeError",
+    "Traffic",
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
@@ -2266,6 +2443,7 @@ __all__ = [
     "VirtType",
     "Vm",
     "VmPhase",
+    "VmSample",
     "VmSpec",
     "VmState",
     "VmStatus",

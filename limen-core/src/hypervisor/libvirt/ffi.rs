@@ -220,6 +220,7 @@ pub(super) fn domain_state(domain: &Domain) -> Result<(u32, u32), Error> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Number(u64),
+    Text(String),
     Other,
 }
 
@@ -240,10 +241,12 @@ impl DomainStats {
         }
     }
 
-    /// The sum of `<group>.<n>.<field>` over all n.
-    pub(super) fn sum(&self, group: &str, field: &str) -> u64 {
-        let count = self.number(&[group, ".count"].concat()).unwrap_or(0);
-        (0..count).filter_map(|n| self.number(&[group, ".", &n.to_string(), ".", field].concat())).sum()
+    /// The text of that name.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match self.values.get(name) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
     }
 }
 
@@ -288,6 +291,7 @@ unsafe fn named(parameter: &virt_sys::virTypedParameter) -> (String, Value) {
             virt_sys::VIR_TYPED_PARAM_UINT => Value::Number(u64::from(parameter.value.ui)),
             virt_sys::VIR_TYPED_PARAM_LLONG => Value::Number(u64::try_from(parameter.value.l).unwrap_or(0)),
             virt_sys::VIR_TYPED_PARAM_ULLONG => Value::Number(parameter.value.ul),
+            virt_sys::VIR_TYPED_PARAM_STRING => Value::Text(text(parameter.value.s)),
             _ => Value::Other,
         }
     };

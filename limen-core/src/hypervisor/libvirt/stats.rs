@@ -12,7 +12,7 @@ use super::slots::{Call, Lane};
 use super::{LibvirtHypervisor, ffi};
 use crate::error::{ErrorKind, Result};
 use crate::hypervisor::VmStats;
-use crate::model::VmId;
+use crate::model::{DiskStats, NicStats, Traffic, VmId};
 
 const GROUPS: u32 = virt_sys::VIR_DOMAIN_STATS_CPU_TOTAL
     | virt_sys::VIR_DOMAIN_STATS_BALLOON
@@ -44,9 +44,44 @@ fn counters(domain: &ffi::DomainStats) -> Option<VmStats> {
         cpu_time_ns: domain.number("cpu.time")?,
         memory_mib: domain.number("balloon.current")? >> 10,
         memory_rss_mib: domain.number("balloon.rss")? >> 10,
-        disk_read_bytes: domain.sum("block", "rd.bytes"),
-        disk_written_bytes: domain.sum("block", "wr.bytes"),
-        received_bytes: domain.sum("net", "rx.bytes"),
-        sent_bytes: domain.sum("net", "tx.bytes"),
+        memory_usable_mib: domain.number("balloon.usable").map(|kib| kib >> 10),
+        disks: devices(domain, "block").map(|disk| disk_of(&disk)).collect(),
+        nics: devices(domain, "net").map(|nic| nic_of(&nic)).collect(),
     })
+}
+
+/// One device of a domain: its fields are `<group>.<n>.<field>`.
+struct Device<'a>(&'a ffi::DomainStats, String);
+
+impl Device<'_> {
+    fn number(&self, field: &str) -> u64 {
+        self.0.number(&[&self.1, field].concat()).unwrap_or_default()
+    }
+
+    fn name(&self) -> String {
+        self.0.text(&[&self.1, "name"].concat()).unwrap_or_default().to_owned()
+    }
+}
+
+fn devices<'a>(domain: &'a ffi::DomainStats, group: &'a str) -> impl Iterator<Item = Device<'a>> {
+    let count = domain.number(&[group, ".count"].concat()).unwrap_or_default();
+    (0..count).map(move |n| Device(domain, format!("{group}.{n}.")))
+}
+
+fn disk_of(disk: &Device<'_>) -> DiskStats {
+    DiskStats {
+        device: disk.name(),
+        read_bytes: disk.number("rd.bytes"),
+        read_requests: disk.number("rd.reqs"),
+        written_bytes: disk.number("wr.bytes"),
+        write_requests: disk.number("wr.reqs"),
+    }
+}
+
+fn nic_of(nic: &Device<'_>) -> NicStats {
+    let traffic = |way: &str| {
+        let number = |field: &str| nic.number(&[way, field].concat());
+        Traffic { bytes: number("bytes"), packets: number("pkts"), errors: number("errs"), drops: number("drop") }
+    };
+    NicStats { device: nic.name(), received: traffic("rx."), sent: traffic("tx.") }
 }

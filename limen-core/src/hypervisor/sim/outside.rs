@@ -77,6 +77,15 @@ impl Outside<'_> {
         state.change_power(id, PowerAction::PowerOff)
     }
 
+    /// The guest's QEMU hangs: it has no counters, and all else of it goes on.
+    ///
+    /// # Errors
+    /// Only [`NotFound`](ErrorKind::NotFound).
+    pub fn silence(&self, id: VmId, silent: bool) -> Result<()> {
+        self.host.lock().vm_mut(id)?.silent = silent;
+        Ok(())
+    }
+
     /// `virsh suspend`.
     ///
     /// # Errors

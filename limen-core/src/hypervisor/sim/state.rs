@@ -13,7 +13,10 @@ use super::fault::{Log, Script};
 use super::volume::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hypervisor::{DefinitionChange, HostEvent, HostVm, Mark, VmDefinition, VmStats, VolumeRef};
-use crate::model::{Address, InstallId, Nic, OwnerId, PowerAction, Transition, VmId, VmSpec, VmState, Witness};
+use crate::model::{
+    Address, DiskStats, InstallId, Nic, NicStats, OwnerId, PowerAction, Traffic, Transition, VmId, VmSpec, VmState,
+    Witness,
+};
 
 /// How guests take a shutdown or a reboot that they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub(super) struct SimVm {
     /// There while a process holds the guest; consoles end when it goes.
     pub(super) power: Option<watch::Sender<()>>,
     started: Option<Instant>,
+    /// Its QEMU answers no question until it is started again.
+    pub(super) silent: bool,
     /// Rises with each start and reset, so that a request to an earlier boot is known.
     boot: u64,
     /// What a paused guest was asked for; it obeys when it runs again.
@@ -84,6 +89,7 @@ impl SimVm {
             transient: false,
             power: None,
             started: None,
+            silent: false,
             boot: 0,
             asked: None,
         }
@@ -137,6 +143,7 @@ impl SimVm {
         } else if !was_active {
             self.power = Some(watch::Sender::new(()));
             self.started = Some(now);
+            self.silent = false;
             self.boot += 1;
         }
     }
@@ -459,22 +466,31 @@ impl State {
         self.pool.resize(volume, capacity)
     }
 
-    /// A busy guest: one virtual CPU at a tenth, some traffic.
+    /// A busy guest: one virtual CPU at a tenth, some traffic. One that hangs tells nothing.
     pub(super) fn stats(&self) -> Vec<(VmId, VmStats)> {
         let now = self.now();
-        let active = self.vms.values().filter_map(|vm| Some((vm, vm.started?)));
+        let active = self.vms.values().filter(|vm| !vm.silent).filter_map(|vm| Some((vm, vm.started?)));
         let stats = active.map(|(vm, started)| {
             let up = now.saturating_duration_since(started);
             let millis = u64::try_from(up.as_millis()).unwrap_or(u64::MAX);
-            let nics = u64::from(!vm.definition.spec.nics.is_empty());
+            let spec = &vm.definition.spec;
+            let disk = |(n, _)| DiskStats {
+                device: format!("vd{}", char::from(b'a' + u8::try_from(n).unwrap_or(25).min(25))),
+                read_bytes: millis.saturating_mul(64),
+                read_requests: millis / 64,
+                written_bytes: millis.saturating_mul(16),
+                write_requests: millis / 256,
+            };
+            let traffic =
+                |bytes| Traffic { bytes: millis.saturating_mul(bytes), packets: millis / 128, ..Traffic::default() };
+            let nic = |(n, _)| NicStats { device: format!("vnet{n}"), received: traffic(8), sent: traffic(4) };
             let stats = VmStats {
                 cpu_time_ns: u64::try_from(up.as_nanos() / 10).unwrap_or(u64::MAX),
-                memory_mib: vm.definition.spec.memory_mib,
-                memory_rss_mib: vm.definition.spec.memory_mib / 2,
-                disk_read_bytes: millis.saturating_mul(64),
-                disk_written_bytes: millis.saturating_mul(16),
-                received_bytes: millis.saturating_mul(8) * nics,
-                sent_bytes: millis.saturating_mul(4) * nics,
+                memory_mib: spec.memory_mib,
+                memory_rss_mib: spec.memory_mib / 2,
+                memory_usable_mib: Some(spec.memory_mib / 4),
+                disks: spec.disks.iter().enumerate().map(disk).collect(),
+                nics: spec.nics.iter().enumerate().map(nic).collect(),
             };
             (vm.id, stats)
         });
