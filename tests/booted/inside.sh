@@ -164,6 +164,7 @@ check "doctor reads the settings of the service" bash -c 'limen doctor | grep "P
 systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service
 finds libvirt_away
 systemctl stop postgresql
+until_so 20 '! pgrep -x postgres'
 finds database_away
 systemctl stop limen-agent
 finds agent_away

@@ -12,6 +12,8 @@ use super::{PATIENCE, process, start_command};
 use crate::cli::port;
 use crate::config::StoreChoice;
 
+const RESTART: &str = "systemctl restart postgresql";
+
 /// How much two clocks may differ, in seconds.
 const CLOCKS: i64 = 5;
 
@@ -61,14 +63,15 @@ async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report
     match examined.state {
         DatabaseState::Away(why) => {
             let message = format!("{at}: nobody answers ({why}).");
-            report.find(Kind::DatabaseAway, message, on_its_machine(&address, &start_command("postgresql")));
+            // Debian's unit stays active while the servers behind it are not: to start it does nothing.
+            report.find(Kind::DatabaseAway, message, on_its_machine(&address, RESTART));
         }
         DatabaseState::Hung => {
             let stopped =
                 address.is_local().then(|| port::listener(*port)).flatten().filter(|pid| process::is_stopped(*pid));
             let (why, command) = match stopped {
                 Some(pid) => (format!(": process {pid} is stopped (SIGSTOP)"), format!("kill -CONT {pid}")),
-                None => (String::new(), on_its_machine(&address, "systemctl restart postgresql")),
+                None => (String::new(), on_its_machine(&address, RESTART)),
             };
             report.find(Kind::DatabaseHung, format!("{at} takes connections and does not answer{why}."), command);
         }
@@ -100,7 +103,7 @@ async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report
         DatabaseState::Full => {
             let message = format!("{at} takes no more connections: max_connections is too low for all its clients.");
             let raise = as_admin(&address, "psql", "-c 'ALTER SYSTEM SET max_connections = 300'");
-            let restart = on_its_machine(&address, "systemctl restart postgresql");
+            let restart = on_its_machine(&address, RESTART);
             report.find(Kind::DatabaseFull, message, format!("{raise}; {restart}"));
         }
         DatabaseState::Denied => {
@@ -111,7 +114,7 @@ async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report
         DatabaseState::Newer(version) => newer(&mut report, version),
         DatabaseState::Unusable(why) => {
             let message = format!("{at}: database {database} cannot be used ({why}).");
-            report.find(Kind::DatabaseUnusable, message, on_its_machine(&address, "systemctl restart postgresql"));
+            report.find(Kind::DatabaseUnusable, message, on_its_machine(&address, RESTART));
         }
         DatabaseState::Empty => report.good("database", format!("{at}: {database}, filled at the first start")),
         _ => report.good("database", format!("{at}: {database}")),

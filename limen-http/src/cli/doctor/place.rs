@@ -149,10 +149,14 @@ pub(super) fn service_settings() -> Option<BTreeMap<OsString, OsString>> {
     if std::env::var_os(OF_SERVICE).is_some() || !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
-    let properties = ["LoadState", "User", "SupplementaryGroups", "Environment", "UnsetEnvironment", "LoadCredential"];
-    let mut show = Command::new("systemctl");
-    show.args(["show", "limen.service", "--property", &properties.join(",")]);
-    let shown = String::from_utf8(show.output().ok()?.stdout).ok()?;
+    let told = |arguments: &[&str]| {
+        let output = Command::new("systemctl").args(arguments).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let properties = "LoadState,User,SupplementaryGroups,Environment,UnsetEnvironment";
+    let shown = told(&["show", "limen.service", "--property", properties])?;
+    // What `show` prints of credentials is for programs that speak D-Bus.
+    let unit = told(&["cat", "limen.service"])?;
     let property = |name: &str| {
         let line = shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_default().to_owned()
@@ -160,9 +164,8 @@ pub(super) fn service_settings() -> Option<BTreeMap<OsString, OsString>> {
     if property("LoadState") != "loaded" {
         return None;
     }
-    let credentials = property("LoadCredential");
-    let credentials: BTreeMap<&str, &str> =
-        credentials.split_whitespace().filter_map(|pair| pair.split_once(':')).collect();
+    let credentials = unit.lines().filter_map(|line| line.trim().strip_prefix("LoadCredential="));
+    let credentials: BTreeMap<&str, &str> = credentials.filter_map(|pair| pair.split_once(':')).collect();
     let unset = property("UnsetEnvironment");
     let mut settings = BTreeMap::new();
     for assignment in words(&property("Environment")) {
