@@ -28,6 +28,9 @@ NOT_HERE = {
     "is_token": "a door tells tokens from sessions by it",
     "authenticate_token": "each call does, of a client with a token",
     "user_of_token": "tells clients of a server apart",
+    "list_vm_samples": "what Prometheus scrapes of a server; vm_stats tells of one VM",
+    "next_samples": "part of list_vm_samples",
+    "samples_version": "part of list_vm_samples",
     "use_ticket": "a server's side of create_ticket",
 }
 

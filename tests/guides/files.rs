@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use limen_support::agent::Agent;
 use limen_support::project_dir;
+use serde_json::Value;
 
 use super::markdown::Document;
 
@@ -59,7 +61,8 @@ fn the_container_files_name_what_there_is() {
 /// Words that can be the name of a series.
 fn series(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let named = words.filter(|word| ["limen_", "http_", "vm_"].iter().any(|start| word.starts_with(start)));
+    let named = words
+        .filter(|word| ["limen_", "http_", "vm_", "libvirt_", "node_"].iter().any(|start| word.starts_with(start)));
     named.filter(|word| *word != "vm_id").map(str::to_owned).collect()
 }
 
@@ -79,6 +82,39 @@ fn rules_and_guides_name_series_that_are_served() {
     }
     assert!(count > 10, "series are missed: {count}");
     assert!(series("rate(limen_nothing_total[5m])").contains("limen_nothing_total"));
+}
+
+/// Every query of a dashboard: of its panels, and of its variables.
+fn queries(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
+        Value::Object(fields) => {
+            let named = ["expr", "query"].iter().filter_map(|name| fields.get(*name)?.as_str());
+            found.extend(named.map(str::to_owned));
+            fields.values().for_each(|field| queries(field, found));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dashboard_names_series_that_are_served() {
+    let mut served = first_column("docs/metrics.md");
+    let agent = Agent::start(&[]);
+    let told = agent.client().get("/metrics/prometheus").await.expect(200);
+    let told = String::from_utf8(told.body.to_vec()).expect("text");
+    served.extend(told.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned())));
+    let dashboard: Value = serde_json::from_str(&read("docs/monitoring/grafana.json")).expect("JSON");
+    let mut found = Vec::new();
+    queries(&dashboard, &mut found);
+    assert!(found.len() > 20, "{found:?}");
+    for query in &found {
+        for name in series(query) {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            assert!(served.contains(base), "{query}: {name} is not served");
+        }
+    }
+    assert!(found.iter().flat_map(|query| series(query)).count() > 20, "series are missed: {found:?}");
 }
 
 #[test]
