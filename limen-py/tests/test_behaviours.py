@@ -270,6 +270,10 @@ def test_everything_else_answers(door: Any) -> None:
         assert host.info.virt_type == "test" and host.metrics.cpus > 0
         sample = await client.host_metrics(host.name)
         assert sample.host == host.name and sample.cpus > 0 and sample.age_seconds >= 0 and not sample.stale
+        on = (await client.list_vms(state="running"))[0]
+        stats = await client.vm_stats(on.id)
+        assert stats.vm_id == on.id and stats.memory_mib > 0 and not stats.stale
+        assert all(nic.received.bytes >= 0 for nic in stats.nics)
         assert (await client.refusals()).known == 0
         figures = await client.get_metrics()
         assert dict(figures.vms)[limen.VmState.RUNNING] + dict(figures.vms)["shut_off"] >= 1
