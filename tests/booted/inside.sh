@@ -156,8 +156,7 @@ finds() {
     command=$(jq -r --arg id "$1" '.findings[] | select(.id == $id).command' <<<"$found")
     check "doctor finds $1" test -n "$command"
     check "and mends it: $command" bash -c "$command"
-    sleep 2
-    check "$1 is gone" bash -c "! limen doctor --json | grep -F '\"$1\"'"
+    check "$1 is gone" until_so 20 "! limen doctor --json | grep -F '\"$1\"'"
 }
 check "doctor looks at the service, and finds nothing that keeps it from working" limen doctor
 check "doctor reads the settings of the service" bash -c 'limen doctor | grep "PostgreSQL at localhost"'

@@ -257,6 +257,33 @@ pub(super) fn all_domain_stats(conn: &Connect, groups: u32, flags: u32) -> Resul
     let count = unsafe {
         virt_sys::virConnectGetAllDomainStats(conn.as_ptr(), groups as c_uint, &raw mut records, flags as c_uint)
     };
+    // SAFETY: the list is what libvirt has just answered, and belongs to nobody else.
+    unsafe { taken(count, records) }
+}
+
+/// Counters of these domains of one connection, in one call (`virDomainListGetStats`).
+pub(super) fn domain_list_stats(domains: &[Domain], groups: u32, flags: u32) -> Result<Vec<DomainStats>, Error> {
+    if domains.is_empty() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the handles are used below alone, while `domains` holds them.
+    let mut list: Vec<virt_sys::virDomainPtr> = domains.iter().map(|domain| unsafe { domain.as_ptr() }).collect();
+    list.push(std::ptr::null_mut());
+    let mut records: *mut virt_sys::virDomainStatsRecordPtr = std::ptr::null_mut();
+    // SAFETY: the list holds valid handles, which outlive the call, and ends with null; `records`
+    // receives a list that is freed below.
+    let count = unsafe {
+        virt_sys::virDomainListGetStats(list.as_mut_ptr(), groups as c_uint, &raw mut records, flags as c_uint)
+    };
+    // SAFETY: the list is what libvirt has just answered, and belongs to nobody else.
+    unsafe { taken(count, records) }
+}
+
+/// What libvirt answered, copied; its own is freed.
+///
+/// # Safety
+/// `records` is the list of an answer of `count` records, or `count` is negative.
+unsafe fn taken(count: c_int, records: *mut virt_sys::virDomainStatsRecordPtr) -> Result<Vec<DomainStats>, Error> {
     let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
     let mut domains = Vec::with_capacity(count);
     for place in 0..count {

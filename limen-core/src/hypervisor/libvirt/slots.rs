@@ -3,7 +3,8 @@
 //! ```text
 //!   lane       slots  for
 //!   observe    1      looks that no guest can delay: list, get, networks
-//!   change     2      what may take long: definitions, power, volumes, counters
+//!   change     2      what may take long: definitions, power, volumes
+//!   counters   4      counters of VMs, which may hang on one
 //!   power_off  1      cutting the power, which must always get through
 //! ```
 //!
@@ -26,6 +27,9 @@ use super::locked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::VmId;
 
+/// Calls for counters at once: libvirt asks the QEMUs of one call one after another.
+pub(super) const COUNTERS: usize = 4;
+
 /// How long a call keeps its slot.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Overdue calls of a lane at which no more are begun.
@@ -38,6 +42,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) enum Lane {
     Observe,
     Change,
+    Counters,
     PowerOff,
 }
 
@@ -68,6 +73,7 @@ impl LaneSlots {
 pub(super) struct Slots {
     observe: Arc<LaneSlots>,
     change: Arc<LaneSlots>,
+    counters: Arc<LaneSlots>,
     power_off: Arc<LaneSlots>,
     vms: Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
     workers: Arc<Workers>,
@@ -78,6 +84,7 @@ impl Slots {
         Self {
             observe: LaneSlots::new(1),
             change: LaneSlots::new(2),
+            counters: LaneSlots::new(COUNTERS),
             power_off: LaneSlots::new(1),
             vms: Mutex::default(),
             workers: Arc::default(),
@@ -95,6 +102,7 @@ impl Slots {
         let lane = match call.lane {
             Lane::Observe => &self.observe,
             Lane::Change => &self.change,
+            Lane::Counters => &self.counters,
             Lane::PowerOff => &self.power_off,
         };
         if lane.overdue.load(Ordering::Relaxed) >= MAX_OVERDUE {
