@@ -55,6 +55,8 @@ if [[ $purpose == test ]]; then
     need openssl has openssl
     need libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
     need sudo has sudo
+    need iptables has iptables
+    need procps has pkill
     need systemd has systemd-analyze
 fi
 

@@ -59,7 +59,12 @@ pub(crate) const ALL: &[Fault<'_>] = &[
         libvirtd --daemon --pid-file $base/libvirtd.pid; sleep 1; cp $base/conf/libvirtd.conf /etc/libvirt/"),
     fault("libvirt_absent", "systemctl stop libvirtd; mount --bind /dev/null /usr/sbin/libvirtd"),
     fault("kvm_no_cpu", "unset VIRT_TYPE").shown("mount --bind $base/conf/cpu-without /proc/cpuinfo;"),
-    fault("kvm_closed", "unset VIRT_TYPE; chmod 600 /dev/kvm").shown("mount --bind $base/conf/cpu-with /proc/cpuinfo;"),
+    // A machine without the device gets one, in a /dev of its own.
+    fault("kvm_closed", "unset VIRT_TYPE; if [[ -e /dev/kvm ]]; then chmod 600 /dev/kvm; else
+        mkdir $base/dev; cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty $base/dev
+        mknod -m 600 $base/dev/kvm c 10 232; mount --bind $base/dev /dev; fi")
+        .shown("mount --bind $base/conf/cpu-with /proc/cpuinfo;")
+        .cleared_by("[[ ! -d $base/dev ]] || { umount /dev && rm -r $base/dev; }"),
     fault("kvm_absent", "unset VIRT_TYPE; mkdir $base/dev; cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty $base/dev")
         .shown("mount --bind $base/conf/cpu-with /proc/cpuinfo; mount --bind $base/dev /dev;")
         .cleared_by("rm -r $base/dev"),
