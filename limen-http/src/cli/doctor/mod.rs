@@ -29,7 +29,7 @@ use crate::config::{CoreArgs, HttpArgs, HypervisorChoice};
 pub(super) const HELP: &str = "\
 Looks at the settings, the port, the data directory, space, the database, libvirt, KVM, the firewall,
 the agent, and with --url at the proxy. Each finding names the command that mends it; docs/doctor.md
-has them all. Where limen.service is installed its settings are looked at, as root:
+has them all. Where limen.service is installed its settings are looked at, as root, without --here:
 
   sudo limen doctor
   sudo limen doctor --url https://limen.example.org
@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub(super) struct DoctorArgs {
+    /// Look at the settings of this environment, also where limen.service is installed
+    #[arg(long)]
+    here: bool,
     /// Ask the hypervisor, and tell it as JSON
     #[arg(long, hide = true)]
     probe: bool,
@@ -59,7 +62,14 @@ pub(super) async fn run(core: &CoreArgs, args: &DoctorArgs, url: Option<&str>, a
         output::line(libvirt::probe(&core.judge()?).await.to_string());
         return Ok(0);
     }
-    if let Some(settings) = tokio::task::spawn_blocking(place::service_settings).await.ok().flatten() {
+    let service =
+        if args.here { None } else { tokio::task::spawn_blocking(place::service_settings).await.ok().flatten() };
+    if let Some(settings) = service {
+        if !rustix::process::geteuid().is_root() {
+            let sentence = "limen.service is installed, and only root may look at all of it: sudo limen doctor; \
+                            or limen doctor --here for the settings of this environment.";
+            return Err(Failure::usage(sentence));
+        }
         // What is set here wins, as a flag does.
         let own = settings.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
         let mut anew = Command::new(std::env::current_exe()?);
