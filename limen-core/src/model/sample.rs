@@ -55,7 +55,7 @@ pub struct VmSample {
     pub sampled_at: OffsetDateTime,
     /// How old the figures are, in seconds.
     pub age_seconds: f64,
-    /// The VM did not answer when it was last asked, or nobody asked: these are the last figures that
+    /// The VM did not answer the last two times, or nobody asked: these are the last figures that
     /// were had.
     pub stale: bool,
     /// CPU time of the guest and its QEMU, in seconds.

@@ -38,8 +38,8 @@ struct Reading {
 struct Kept {
     last: Reading,
     before: Option<Reading>,
-    /// It was left out of the answer since.
-    silent: bool,
+    /// In how many answers it was left out since.
+    missed: u32,
 }
 
 /// The readings of a host.
@@ -66,15 +66,15 @@ impl Samples {
     fn take(&self, told: Vec<(VmId, VmStats)>, at: Instant, wall: OffsetDateTime, is_active: impl Fn(VmId) -> bool) {
         let mut kept = self.kept();
         for one in kept.values_mut() {
-            one.silent = true;
+            one.missed += 1;
         }
         for (vm, stats) in told {
             let before = kept.remove(&vm).map(|kept| kept.last);
             // A VM that was started anew counts from nothing.
             let before = before.filter(|before| before.stats.cpu_time_ns <= stats.cpu_time_ns);
-            kept.insert(vm, Kept { last: Reading { stats, at, wall }, before, silent: false });
+            kept.insert(vm, Kept { last: Reading { stats, at, wall }, before, missed: 0 });
         }
-        kept.retain(|vm, one| !one.silent || is_active(*vm));
+        kept.retain(|vm, one| one.missed == 0 || is_active(*vm));
         drop(kept);
         self.passes.send_modify(|passes| *passes += 1);
     }
@@ -143,7 +143,8 @@ impl Kept {
             vm_id: vm,
             sampled_at: *wall,
             age_seconds: age.as_secs_f64(),
-            stale: self.silent || age > every * 3,
+            // Once is nothing: somebody else may have asked it something at that moment.
+            stale: self.missed > 1 || age > every * 3,
             cpu_time_seconds: stats.cpu_time_ns as f64 / 1e9,
             cpu_percent: cpu.map(|nanoseconds| nanoseconds / 1e7),
             memory_mib: stats.memory_mib,
@@ -281,6 +282,8 @@ mod tests {
         let told = figures(10).expect("figures");
         assert_eq!((told.cpu_percent, told.cpu_time_seconds), (Some(50.0), 6.0));
         assert_eq!(told.disks[0].read_bytes_per_second, Some(200_000.0));
+        samples.take(Vec::new(), at(20), wall, |_| true);
+        assert_eq!(figures(20).map(|figures| figures.stale), Some(false), "it may have been busy for a moment");
         samples.take(Vec::new(), at(25), wall, |_| true);
         let told = figures(26).expect("the last figures");
         assert_eq!((told.stale, told.age_seconds, told.cpu_percent), (true, 16.0, Some(50.0)));

@@ -18,7 +18,7 @@ pub(crate) struct VmSampleSchema {
     sampled_at: OffsetDateTime,
     /// How old the figures are, in seconds.
     age_seconds: f64,
-    /// The VM did not answer when it was last asked, or nobody asked: these are the last figures that
+    /// The VM did not answer the last two times, or nobody asked: these are the last figures that
     /// were had.
     stale: bool,
     /// CPU time of the guest and its QEMU, in seconds.

@@ -1076,7 +1076,7 @@ class VmSample(Value):
 
     @property
     def stale(self) -> bool:
-        """The VM did not answer when it was last asked, or nobody asked: these are the last figures
+        """The VM did not answer the last two times, or nobody asked: these are the last figures
         that were had.
         """
         return self._data["stale"]
