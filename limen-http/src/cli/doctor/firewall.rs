@@ -63,17 +63,23 @@ async fn said(name: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether rules as `iptables -S` prints them let a TCP port in: dropped is what chain INPUT drops
-/// by its policy, or by a rule without conditions, and no rule accepts by its port before.
+/// Whether rules as `iptables -S` prints them let a TCP port in. Dropped is what chain INPUT drops by
+/// its policy, or by a rule without conditions; let in before is what a rule accepts by the port, in
+/// INPUT itself or in a chain of ufw's or others' that INPUT may ask.
 fn admits(rules: &str, port: u16) -> bool {
-    let input = rules.lines().filter(|line| line.starts_with("-A INPUT "));
-    let drops_all = |line: &str| {
-        let rest = line.trim_start_matches("-A INPUT ");
-        rest.starts_with("-j DROP") || rest.starts_with("-j REJECT")
+    let drops_all = |line: &&str| {
+        let end = line.trim_start_matches("-A INPUT ");
+        end.starts_with("-j DROP") || end.starts_with("-j REJECT")
     };
-    let drops = rules.lines().any(|line| line == "-P INPUT DROP") || input.clone().any(drops_all);
-    let accepts_all = input.take_while(|line| !drops_all(line)).any(|line| line == "-A INPUT -j ACCEPT");
-    !drops || accepts_all || rules.lines().any(|line| line.contains("-j ACCEPT") && names(line, port))
+    let input = || rules.lines().filter(|line| line.starts_with("-A INPUT "));
+    let drops = rules.lines().any(|line| line == "-P INPUT DROP") || input().any(|line| drops_all(&line));
+    let by_port = |line: &str| line.ends_with("-j ACCEPT") && !line.contains("-p udp") && names(line, port);
+    let asked = rules.lines().filter(|line| {
+        let built_in = ["-A INPUT ", "-A OUTPUT ", "-A FORWARD "].iter().any(|chain| line.starts_with(chain));
+        line.starts_with("-A ") && !built_in
+    });
+    let before = input().take_while(|line| !drops_all(line));
+    !drops || before.chain(asked).any(|line| line == "-A INPUT -j ACCEPT" || by_port(line))
 }
 
 /// Whether a rule names the port.
@@ -125,6 +131,9 @@ mod tests {
             ("-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 1844 -j ACCEPT", false),
             ("-P INPUT ACCEPT\n-A INPUT -j REJECT --reject-with icmp-port-unreachable", false),
             ("-P INPUT DROP\n-A INPUT -j ACCEPT", true),
+            ("-P INPUT DROP\n-A INPUT -p udp -m udp --dport 18443 -j ACCEPT", false),
+            ("-A INPUT -p tcp --dport 22 -j ACCEPT\n-A INPUT -j DROP\n-A INPUT -p tcp --dport 18443 -j ACCEPT", false),
+            ("-P INPUT DROP\n-A OUTPUT -p tcp -m tcp --dport 18443 -j ACCEPT", false),
             (
                 "-P INPUT DROP\n-A INPUT -j ufw-user-input\n-A ufw-user-input -p tcp -m tcp --dport 18443 -j ACCEPT",
                 true,
