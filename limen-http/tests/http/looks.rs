@@ -77,3 +77,31 @@ fn what_only_looks_makes_and_changes_nothing() {
     schema("DELETE FROM schema_migrations WHERE version <> 1");
     refused("up to date");
 }
+
+#[test]
+fn the_figures_of_a_vm_are_shown_through_a_server_and_without() {
+    let home = TempDir::new().expect("a directory");
+    std::fs::write(home.path().join("known"), "").expect("written");
+    let (server, _) = Running::start(home.path(), &[("ADMIN_PASSWORD", PASSWORD)]);
+    let mut login = limen(home.path());
+    login.args(["--url", &server.url, "login", "--password-stdin"]);
+    assert!(crate::process::with_stdin(&mut login, PASSWORD).status.success());
+    let listed = succeed(limen(home.path()).args(["vm", "list", "--state", "running", "--json"]));
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let name = listed[0]["name"].as_str().expect("a VM that runs");
+    let doors = [vec!["vm", "stats"], vec!["--local", "vm", "stats"]];
+    for door in &doors {
+        let shown = succeed(limen(home.path()).args(door).arg(name));
+        assert!(shown.contains("CPU_%") && shown.contains("RECEIVED_B/S"), "{shown}");
+        let told = succeed(limen(home.path()).args(door).args([name, "--json"]));
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert!(told["memory_mib"].as_u64() > Some(0) && told["stale"] == false, "{told}");
+        let nobody = limen(home.path()).args(door).arg("nobody").output().expect("runs");
+        assert_eq!(nobody.status.code(), Some(4), "{nobody:?}");
+    }
+    succeed(limen(home.path()).args(["vm", "power-off", name]));
+    let refused = limen(home.path()).args(&doors[0]).arg(name).output().expect("runs");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("does not run"), "{refused:?}");
+    server.stop();
+}
