@@ -40,9 +40,13 @@ pub(crate) const ALL: &[Fault<'_>] = &[
     fault("database_hung", "kill -STOP $(head -1 $base/pg/data/postmaster.pid)"),
     fault("database_user", "psql -qU postgres -c \"ALTER ROLE limen PASSWORD 'another'\""),
     fault("database_user", "psql -qU postgres -c 'ALTER ROLE limen RENAME TO gone'; export DB_NAME=postgres")
-        .cleared_by("psql -qU postgres -c 'DROP ROLE limen' -c 'ALTER ROLE gone RENAME TO limen' -c \"ALTER ROLE limen PASSWORD 'it is a secret'\""),
+        .cleared_by("psql -qU postgres -c 'DROP ROLE limen' -c 'ALTER ROLE gone RENAME TO limen' -c \"ALTER ROLE limen PASSWORD 'it''s a secret'\""),
+    fault("database_user", "(umask 077; echo \"$DB_PASSWORD\" >$base/password); unset DB_PASSWORD; export DB_PASSWORD_FILE=$base/password
+        psql -qU postgres -c \"ALTER ROLE limen PASSWORD 'another'\""),
+    fault("database_user", "unset DB_HOST DB_USER DB_NAME DB_PASSWORD; export DATABASE_URL='postgres://limen:it%27s%20a%20secret@localhost/limen'
+        psql -qU postgres -c \"ALTER ROLE limen PASSWORD 'another'\""),
     fault("database_missing", "export DB_NAME=other"),
-    fault("database_tls", "unset DB_HOST DB_USER DB_NAME DB_PASSWORD; export DATABASE_URL='postgres://limen:it%20is%20a%20secret@localhost/limen?sslmode=require'"),
+    fault("database_tls", "unset DB_HOST DB_USER DB_NAME DB_PASSWORD; export DATABASE_URL='postgres://limen:it%27s%20a%20secret@localhost/limen?sslmode=require'"),
     fault("database_full", "psql -qU postgres -c 'ALTER SYSTEM SET max_connections = 5'; systemctl stop limen; systemctl restart postgresql
         for i in 1 2 3 4; do (psql -qU limen -d limen -c 'SELECT pg_sleep(60)' &>/dev/null &); sleep 0.3; done")
         .cleared_by("systemctl start limen"),

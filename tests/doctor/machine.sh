@@ -80,7 +80,7 @@ LIMEN_DATA_DIR=$base/data
 DB_HOST=localhost
 DB_USER=limen
 DB_NAME=limen
-DB_PASSWORD='it is a secret'
+DB_PASSWORD="it's a secret"
 JWT_SECRET=$(openssl rand -hex 32)
 ADMIN_PASSWORD='correct horse battery staple'
 ENV
@@ -158,7 +158,7 @@ chmod 755 "$base"/bin/*
 
 PATH=$base/bin:$PATH
 systemctl start postgresql
-psql -q -U postgres -c "CREATE ROLE limen LOGIN PASSWORD 'it is a secret'" -c "CREATE DATABASE limen OWNER limen"
+psql -q -U postgres -c "CREATE ROLE limen LOGIN PASSWORD 'it''s a secret'" -c "CREATE DATABASE limen OWNER limen"
 systemctl start libvirtd
 systemctl start limen-agent
 systemctl start limen

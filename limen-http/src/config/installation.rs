@@ -262,12 +262,9 @@ impl CoreArgs {
         })
     }
 
-    /// The file of `DB_PASSWORD`, where it is given so; an empty text where the variable holds it.
-    pub(crate) fn db_password_in(&self) -> Option<&str> {
-        if self.database_url.is_some() {
-            return None;
-        }
-        self.files.db_password_file.as_deref().or(self.db_password.as_ref().map(|_| ""))
+    /// Whether the database is named by `DATABASE_URL`, and else the file of `DB_PASSWORD`.
+    pub(crate) fn database_secret(&self) -> (bool, Option<&str>) {
+        (self.database_url.is_some(), self.files.db_password_file.as_deref())
     }
 
     fn reserve(&self) -> Result<HostReserve> {

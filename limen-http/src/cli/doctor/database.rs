@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::finding::{Kind, Report};
 use super::place::{Place, quoted};
-use super::{PATIENCE, process, start_command};
+use super::{PATIENCE, process, systemctl};
 use crate::cli::port;
 use crate::config::StoreChoice;
 
@@ -17,8 +17,30 @@ const RESTART: &str = "systemctl restart postgresql";
 /// How much two clocks may differ, in seconds.
 const CLOCKS: i64 = 5;
 
-/// Looks at it; `password` is the file of `DB_PASSWORD`, or empty where that variable holds it.
-pub(super) async fn look(place: &Place, store: &StoreChoice, password: Option<&str>) -> Report {
+/// Where LIMEN has the database's password from, for a command to take it from there.
+#[derive(Debug)]
+pub(super) enum Password {
+    /// `DB_PASSWORD`.
+    Variable,
+    /// The file that `DB_PASSWORD_FILE` names.
+    File(String),
+    /// `DATABASE_URL`, between a colon and an @, percent-encoded.
+    Url,
+}
+
+impl Password {
+    /// bash that writes it to standard output.
+    fn shown(&self) -> String {
+        match self {
+            Password::Variable => "printf %s \"$DB_PASSWORD\"".to_owned(),
+            Password::File(file) => format!("cat {}", quoted(file)),
+            Password::Url => r#"{ u=${DATABASE_URL#*://*:}; u=${u%%@*}; printf %b "${u//%/\\x}"; }"#.to_owned(),
+        }
+    }
+}
+
+/// Looks at it.
+pub(super) async fn look(place: &Place, store: &StoreChoice, password: Password) -> Report {
     match store {
         StoreChoice::Sqlite(path) => sqlite(Path::new(path)).await,
         StoreChoice::Postgres(url) => postgres(place, url, password).await,
@@ -43,7 +65,7 @@ async fn sqlite(path: &Path) -> Report {
         }
         DatabaseState::Hung => {
             let message = format!("{} is locked, and does not come free.", path.display());
-            report.find(Kind::DatabaseHung, message, start_command("limen").replace(" start ", " restart "));
+            report.find(Kind::DatabaseHung, message, systemctl("restart", "limen"));
         }
         DatabaseState::Empty => report.good("database", format!("SQLite, {}: made at the first start", path.display())),
         _ => report.good("database", format!("SQLite, {}", path.display())),
@@ -51,7 +73,7 @@ async fn sqlite(path: &Path) -> Report {
     report
 }
 
-async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report {
+async fn postgres(place: &Place, url: &Secret, password: Password) -> Report {
     let mut report = Report::default();
     let (Ok(address), Ok(examined)) = (PostgresAddress::of(url), examine_postgres(url, PATIENCE).await) else {
         let message = "DATABASE_URL is malformed; it is like postgres://USER:PASSWORD@HOST:PORT/NAME.";
@@ -77,18 +99,14 @@ async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report
         }
         DatabaseState::RefusesUser => {
             let message = format!("{at} refuses user {user} or its password (DB_USER, DB_PASSWORD, DATABASE_URL).");
-            let change = match password {
-                Some("") => alter(user, "$DB_PASSWORD"),
-                Some(file) => alter(user, &format!("$(cat {})", quoted(file))),
-                // Asks for it: what a command line holds, everybody sees.
-                None => format!("-c '\\password {user}'"),
-            };
             let make = as_admin(&address, "createuser", &quoted(user));
-            report.find(
-                Kind::DatabaseUser,
-                message,
-                format!("{make} 2>/dev/null; {}", as_admin(&address, "psql", &change)),
+            let change = as_admin(&address, "psql", "-q");
+            // By standard input: what a command line holds, everybody sees.
+            let command = format!(
+                "{make} 2>/dev/null; (p=$({} | sed \"s/'/''/g\"); {change} <<<\"ALTER ROLE \\\"{user}\\\" LOGIN PASSWORD '$p'\")",
+                password.shown()
             );
+            report.find(Kind::DatabaseUser, message, command);
         }
         DatabaseState::Missing => {
             let message = format!("{at} has no database {database} (DB_NAME, DATABASE_URL).");
@@ -128,10 +146,6 @@ async fn postgres(place: &Place, url: &Secret, password: Option<&str>) -> Report
 fn newer(report: &mut Report, version: i64) {
     let message = format!("A newer LIMEN has written schema {version} to the database; this program does not know it.");
     report.find(Kind::SchemaNewer, message, "apt-get install -y --only-upgrade limen");
-}
-
-fn alter(user: &str, password: &str) -> String {
-    format!("-c \"ALTER ROLE \\\"{user}\\\" LOGIN PASSWORD '{password}'\"")
 }
 
 /// A command of PostgreSQL's own user, on the machine of the database.

@@ -18,7 +18,7 @@ use tokio::process::Command;
 
 use super::finding::{Finding, Kind, Report};
 use super::place::{Place, group_name, program, quoted};
-use super::{process, start_command};
+use super::{process, systemctl};
 use crate::config::CoreConfig;
 use crate::start;
 
@@ -70,7 +70,7 @@ pub(super) fn is_slow(finding: &Finding) -> bool {
 
 /// What to do to the daemon behind `uri`, on its machine.
 fn remedy(uri: &str, verb: &str) -> String {
-    let command = start_command("libvirtd").replace(" start ", &format!(" {verb} "));
+    let command = systemctl(verb, "libvirtd");
     let host = uri.split_once("://").and_then(|(_, rest)| rest.split(['/', ':', '?']).next()).unwrap_or_default();
     let host = host.rsplit('@').next().unwrap_or_default();
     if host.is_empty() { command } else { format!("ssh root@{host} {}", quoted(&command)) }
@@ -115,7 +115,7 @@ async fn connect(place: &Place, socket: &Path) -> Result<Option<u32>, Report> {
     Err(match error.kind() {
         io::ErrorKind::TimedOut => {
             let message = format!("libvirt's daemon takes no connection on {} any more.", socket.display());
-            Report::found(Kind::LibvirtHung, message, start_command("libvirtd").replace(" start ", " restart "))
+            Report::found(Kind::LibvirtHung, message, systemctl("restart", "libvirtd"))
         }
         // This process lacks a right that the user of LIMEN has in /etc/group: it is older.
         io::ErrorKind::PermissionDenied => {
@@ -131,7 +131,7 @@ async fn connect(place: &Place, socket: &Path) -> Result<Option<u32>, Report> {
         }
         _ => {
             let message = format!("libvirt's daemon does not run: nobody listens on {}.", socket.display());
-            Report::found(Kind::LibvirtAway, message, start_command("libvirtd"))
+            Report::found(Kind::LibvirtAway, message, systemctl("start", "libvirtd"))
         }
     })
 }

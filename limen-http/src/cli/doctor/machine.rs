@@ -11,7 +11,7 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::finding::{Kind, Report};
 use super::place::{Place, program, quoted};
-use super::{PATIENCE, process, start_command};
+use super::{PATIENCE, process, systemctl};
 use crate::cli::port;
 use crate::config::{CoreConfig, HttpConfig, HypervisorChoice, StoreChoice};
 
@@ -228,7 +228,7 @@ pub(super) async fn agent(http: &HttpConfig) -> Report {
             let stopped = http.agent.local_port().and_then(port::listener).filter(|pid| process::is_stopped(*pid));
             let command = match stopped {
                 Some(pid) => format!("kill -CONT {pid}"),
-                None => start_command("limen-agent"),
+                None => systemctl("start", "limen-agent"),
             };
             let message = format!("AGENT_URL is {url}, and {why}: /agent/metrics has nothing to tell.");
             report.find(Kind::AgentAway, message, command);

@@ -21,6 +21,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::process::Command;
 
+use self::database::Password;
 use self::finding::{Kind, Report, Weight};
 use self::place::Place;
 use super::{Failure, Result, output};
@@ -52,9 +53,9 @@ pub(super) struct DoctorArgs {
     http: HttpArgs,
 }
 
-/// The command that starts a service.
-fn start_command(service: &str) -> String {
-    format!("systemctl start {service}")
+/// The command that starts or restarts a service.
+fn systemctl(verb: &str, service: &str) -> String {
+    format!("systemctl {verb} {service}")
 }
 
 pub(super) async fn run(core: &CoreArgs, args: &DoctorArgs, url: Option<&str>, as_json: bool) -> Result<u8> {
@@ -132,7 +133,12 @@ async fn look(core_args: &CoreArgs, args: &DoctorArgs, url: Option<&str>) -> Res
             }
             report
         };
-        let database = database::look(&place, &core.store, core_args.db_password_in());
+        let password = match core_args.database_secret() {
+            (true, _) => Password::Url,
+            (false, Some(file)) => Password::File(file.to_owned()),
+            (false, None) => Password::Variable,
+        };
+        let database = database::look(&place, &core.store, password);
         let (mut data, database, hypervisor) = tokio::join!(machine::data(&place, core), database, hypervisor);
         data.add(database);
         data.add(hypervisor);

@@ -8,7 +8,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use super::database::clock_differs;
 use super::finding::{Kind, Report};
 use super::place::{Place, quoted};
-use super::start_command;
+use super::systemctl;
 
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -27,7 +27,7 @@ pub(super) async fn look(place: &Place, url: &Url) -> Report {
     report.add(clock(url, &answer));
     if !is_limen(&answer) {
         let message = format!("What answers at {url} says {}, and it is not LIMEN that says so.", answer.status());
-        report.find(Kind::ProxyUpstream, message, start_command("limen"));
+        report.find(Kind::ProxyUpstream, message, systemctl("start", "limen"));
         return report;
     }
     // The server says HSTS to whom a trusted proxy says that the client speaks https.
@@ -81,7 +81,7 @@ fn unanswered(url: &Url, error: &reqwest::Error) -> Report {
         return Report::found(Kind::ProxyCertificate, message, format!("certbot certonly --nginx -d {}", quoted(host)));
     }
     let why = if error.is_timeout() { "there was no answer in time".to_owned() } else { why };
-    Report::found(Kind::ProxyAway, format!("Nobody answers at {url}: {why}."), start_command("nginx"))
+    Report::found(Kind::ProxyAway, format!("Nobody answers at {url}: {why}."), systemctl("start", "nginx"))
 }
 
 fn clock(url: &Url, answer: &Response) -> Report {
