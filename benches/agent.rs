@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use limen_support::agent::{self, NodeExporter};
-use limen_support::process::free_port;
+use limen_support::process::{cpu_ns, free_port};
 
 /// What Prometheus 2.42 sends; the exporter is not made to compress.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
@@ -31,7 +31,7 @@ fn main() {
     let mut pair = rivals.map(|rival| Process::start(rival).0);
 
     let long = if std::env::var("LIMEN_CAMPAIGN").is_ok_and(|campaign| campaign == "full") { 600 } else { 120 };
-    let (mut cpu, mut paced) = (pair.each_ref().map(Process::cpu_ns), [Vec::new(), Vec::new()]);
+    let (mut cpu, mut paced) = (pair.each_ref().map(|process| cpu_ns(process.child.id())), [Vec::new(), Vec::new()]);
     let begun = Instant::now();
     for scrape in 1..=long / EVERY.as_secs() {
         std::thread::sleep((EVERY * scrape as u32).saturating_sub(begun.elapsed()));
@@ -40,7 +40,7 @@ fn main() {
         }
     }
     for (cpu, process) in cpu.iter_mut().zip(&pair) {
-        *cpu = process.cpu_ns() - *cpu;
+        *cpu = cpu_ns(process.child.id()) - *cpu;
     }
 
     let mut rapid = [Vec::new(), Vec::new()];
@@ -162,15 +162,6 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a status");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
-    }
-
-    /// CPU time of all its threads, those that ended among them: its clock of Linux (clock_getcpuclockid),
-    /// since a tick of /proc is more than some scrapes take.
-    fn cpu_ns(&self) -> f64 {
-        let script = "import sys, time; print(time.clock_gettime_ns((~int(sys.argv[1]) << 3) | 2))";
-        let output =
-            Command::new("python3").args(["-c", script, &self.child.id().to_string()]).output().expect("python3");
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect("nanoseconds")
     }
 }
 

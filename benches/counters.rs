@@ -1,19 +1,25 @@
 //! What it costs to scrape the counters of VMs: from a server with a thousand of them that run, and
-//! beside the one bulk call of libvirt that asks for them.
+//! beside the one bulk call of libvirt that asks for them, and beside Debian's prometheus-libvirt-exporter.
 //!
 //! Answers are ratios beside the most that each may be, but for the one limit in milliseconds.
 
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use limen_core::Hypervisor;
 use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
+use limen_support::debian;
 use limen_support::http::Client;
 use limen_support::libvirt::PrivateLibvirt;
+use limen_support::process::{cpu_ns, free_port, kill9, wait_for};
 use limen_support::server::Server;
 
-const SCRAPES: usize = 400;
+const SCRAPES: usize = 1000;
+/// One follows another after this, so that all of them see samples being taken.
+const EVERY: Duration = Duration::from_millis(10);
 /// Guests of real libvirt, paused: their QEMUs are there, and need no CPU.
-const GUESTS: usize = 40;
+const GUESTS: usize = 100;
 /// virsh's one bulk call for what LIMEN samples.
 const STATS: &[&str] =
     &["domstats", "--nowait", "--cpu-total", "--balloon", "--block", "--interface", "--list-active", "--raw"];
@@ -30,6 +36,7 @@ async fn timed(client: &Client, path: &str, count: usize) -> Vec<Duration> {
         let begun = Instant::now();
         client.get(path).await.expect(200);
         times.push(begun.elapsed());
+        tokio::time::sleep(EVERY).await;
     }
     times
 }
@@ -81,10 +88,16 @@ async fn main() {
     let host = host.await.expect("libvirt");
     // virsh makes one bulk call; what it takes beside is taken off.
     let (mut samples, mut calls, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sampled = [0.0; 2];
     for _ in 0..20 {
+        let before = [std::process::id(), libvirt.pid()].map(cpu_ns);
         let begun = Instant::now();
         assert_eq!(host.stats().await.expect("counters").len(), GUESTS);
         samples.push(begun.elapsed());
+        let after = [std::process::id(), libvirt.pid()].map(cpu_ns);
+        for (sampled, (before, after)) in sampled.iter_mut().zip(before.iter().zip(after)) {
+            *sampled += (after - before) / 1e6 / 20.0;
+        }
         for (arguments, times) in [(STATS, &mut calls), (&["uri"], &mut idle)] {
             let begun = Instant::now();
             libvirt.virsh(arguments).expect_success();
@@ -103,6 +116,11 @@ async fn main() {
     let well = timed(&client, "/api/metrics", SCRAPES).await;
     row("full sample, p50 ms", percentile(&samples, 50), call, 0.6);
     row("scrape p99, ms", percentile(&well, 99), call, 0.02);
+    println!("  CPU of a full sample, ms: {:.1} of LIMEN, {:.1} of libvirtd", sampled[0], sampled[1]);
+    let exporter = Exporter::start(&libvirt.uri());
+    let rival = timed(&Client::new(exporter.port), "/metrics", 20).await;
+    row("scrape p99 beside prometheus-libvirt-exporter's", percentile(&well, 99), percentile(&rival, 99), 0.1);
+    drop(exporter);
 
     let list = timed(&client, "/api/vms", SCRAPES).await;
     let name = libvirt.virsh(&["domuuid", "guest-0"]).expect_success();
@@ -124,6 +142,31 @@ async fn main() {
         row(&format!("{what} p99, ms"), percentile(&times, 99), percentile(well, 99), 1.5);
     }
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("goes on");
+}
+
+/// Debian's prometheus-libvirt-exporter: it asks libvirt of every VM, at each scrape.
+struct Exporter {
+    child: Child,
+    port: u16,
+}
+
+impl Exporter {
+    fn start(uri: &str) -> Self {
+        let port = free_port();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        command.arg(debian::program("prometheus-libvirt-exporter", "/usr/bin/prometheus-libvirt-exporter"));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg(format!("--libvirt.uri={uri}"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the exporter");
+        wait_for("an exporter that answers", Duration::from_secs(60), || TcpStream::connect(("127.0.0.1", port)).ok());
+        Self { child, port }
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        kill9(&mut self.child);
+    }
 }
 
 async fn is_silent(client: &Client, id: &str) -> bool {
