@@ -36,7 +36,7 @@ const HOMES: [(&str, &[&str]); 10] = [
     ("jsonwebtoken", &["limen-http/src"]),
     ("ipnet", &["limen-http/src"]),
     ("pyo3", &["limen-py/src"]),
-    ("tokio_websockets", &["limen-http/src/relay.rs"]),
+    ("tokio_websockets", &["limen-http/src/relay.rs", "limen-py/src/remote/console.rs"]),
 ];
 
 /// What the library leaves to the program: the end of a path, or a macro with its `!`.

@@ -21,7 +21,7 @@ pub(crate) static X_LIMEN_EVENT: HeaderName = HeaderName::from_static("x-limen-e
 /// More than any answer has.
 const MOST_HEADERS: usize = 16;
 
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// 200 with a value.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use limen_core::model::{EventNumber, Operation, SessionRecord, UserId};
 use limen_core::{Actor, Context, Error, ErrorKind, Limen, Secret};
-use poem::http::{HeaderMap, Method, header};
+use poem::http::{HeaderMap, HeaderName, Method, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSecurityScheme, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, types};
@@ -282,16 +282,21 @@ pub(crate) async fn caller(request: &Request) -> Result<Caller> {
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepts(headers, header::ACCEPT_ENCODING, "gzip")
+}
+
+/// Whether a header of choices names `wanted` (RFC 9110, 12.4.2). A weight of 0 refuses it.
+fn accepts(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|choice| {
         let mut parts = choice.split(';').map(str::trim);
-        let is_gzip = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
+        let is_wanted = parts.next().is_some_and(|named| named.eq_ignore_ascii_case(wanted));
         let refused = |part: &str| {
             let weight = part.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
             // A weight that is none counts as a refusal: plain is always understood.
             weight.is_some_and(|(_, q)| !q.trim().parse::<f32>().is_ok_and(|q| q > 0.0))
         };
-        is_gzip && !parts.any(refused)
+        is_wanted && !parts.any(refused)
     })
 }
 

@@ -37,6 +37,11 @@ impl Failure {
         Error::new(kind, message).into()
     }
 
+    /// Whether it is of this kind.
+    pub(crate) fn is(&self, kind: ErrorKind) -> bool {
+        matches!(self, Self::Core(error) if error["kind"] == kind.code())
+    }
+
     fn to_json(&self) -> Vec<u8> {
         match self {
             Self::Core(error) => error.to_string(),

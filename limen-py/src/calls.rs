@@ -21,8 +21,10 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::answer::{Failure, json_of, with_members};
-use crate::open::Opened;
+use crate::open::{Embedded, Opened, Way};
+use crate::remote;
 use crate::sim;
+use crate::streams::{self, Streams};
 
 /// What comes with a call.
 #[derive(Deserialize)]
@@ -37,20 +39,22 @@ struct Message<'a> {
     args: &'a RawValue,
 }
 
-/// Who asks: the owner of the process, unless the client says otherwise.
+/// Who asks: the owner of the process, unless the client says otherwise; nobody, of a server.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Asker {
     #[default]
     Local,
-    Session(SessionId),
+    /// What [`login`](Limen::login) answered: a session's id, or a server's token for it.
+    Session(Secret),
     Token(Secret),
 }
 
 /// What a method is answered from.
 struct Call<'a> {
-    opened: &'a Opened,
+    embedded: &'a Embedded,
     limen: &'a Limen,
+    streams: &'a Streams,
     ctx: &'a Context,
     body: Option<Vec<u8>>,
 }
@@ -75,7 +79,7 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
         let path = error.path().to_string();
         // The struct is an argument of the core's alone: to a caller its fields are arguments.
         let field = match path.split_once('.') {
-            Some(("add" | "create" | "page" | "query" | "update", field)) => field,
+            Some(("add" | "connect" | "create" | "embed" | "page" | "query" | "update", field)) => field,
             _ => &path,
         };
         let text = error.inner().to_string();
@@ -84,13 +88,13 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
     })
 }
 
-fn seconds(field: &str, seconds: f64) -> Result<Duration> {
+pub(crate) fn seconds(field: &str, seconds: f64) -> Result<Duration> {
     let text = "The time must be a number of seconds, 0 or more.";
     Duration::try_from_secs_f64(seconds).map_err(|_| Error::invalid(field, text))
 }
 
 /// The version of a VM's record, of its entity tag.
-fn version(etag: Option<&str>) -> Result<Option<i64>> {
+pub(crate) fn version(etag: Option<&str>) -> Result<Option<i64>> {
     let wrong = || Error::invalid("expected", "expected must be the etag of a VM.");
     let record = |etag: &str| etag.split('.').next().and_then(|version| version.parse().ok()).ok_or_else(wrong);
     etag.map(record).transpose()
@@ -133,8 +137,8 @@ async fn source(path: Option<PathBuf>, body: Option<Vec<u8>>) -> Result<ByteSour
 
 macro_rules! calls {
     (|$call:ident| $($method:ident($($arg:ident: $type:ty),*) => $answer:expr;)+) => {
-        /// The name of every method.
-        pub(crate) const METHODS: &[&str] = &[$(stringify!($method),)+];
+        /// The name of every method that is a call of `Limen`'s.
+        const METHODS: &[&str] = &[$(stringify!($method),)+];
 
         async fn dispatch($call: Call<'_>, method: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
             match method {
@@ -151,6 +155,11 @@ macro_rules! calls {
     };
 }
 
+/// The name of every method.
+pub(crate) fn methods() -> Vec<&'static str> {
+    METHODS.iter().copied().chain(streams::METHODS).collect()
+}
+
 /// Answers one call.
 pub(crate) async fn answer_call(
     opened: &Opened,
@@ -158,17 +167,35 @@ pub(crate) async fn answer_call(
     message: &[u8],
     body: Option<Vec<u8>>,
 ) -> Result<Vec<u8>, Failure> {
-    let message: Message<'_> = serde_json::from_slice(message).map_err(Error::internal)?;
-    let limen = &opened.limen;
-    let mut ctx = match &message.asker {
+    let Message { asker, key, args } = serde_json::from_slice(message).map_err(Error::internal)?;
+    let (args, streams) = (args.get().as_bytes(), &opened.streams);
+    if streams::METHODS.contains(&method) {
+        return streams.answer(method, args, body).await;
+    }
+    let embedded = match &opened.way {
+        Way::Embedded(embedded) => embedded,
+        Way::Server(server) => {
+            let who = match &asker {
+                Asker::Local => None,
+                Asker::Session(secret) | Asker::Token(secret) => Some(secret),
+            };
+            return server.answer(method, remote::Call { who, key, args, streams }).await;
+        }
+    };
+    let limen = &embedded.limen;
+    let mut ctx = match &asker {
         Asker::Local => Context::local(),
-        Asker::Session(id) => Context::new(limen.authenticate(*id).await?),
+        Asker::Session(id) => Context::new(limen.authenticate(session(id)?).await?),
         Asker::Token(secret) => Context::new(limen.authenticate_token(secret).await?),
     };
-    if let Some(key) = message.key {
+    if let Some(key) = key {
         ctx = ctx.with_idempotency_key(key);
     }
-    dispatch(Call { opened, limen, ctx: &ctx, body }, method, message.args.get().as_bytes()).await
+    dispatch(Call { embedded, limen, streams, ctx: &ctx, body }, method, args).await
+}
+
+fn session(id: &Secret) -> Result<SessionId> {
+    id.expose().parse().map_err(|_| Error::new(ErrorKind::Unauthenticated, "There is no such session."))
 }
 
 calls! { |call|
@@ -228,10 +255,8 @@ calls! { |call|
     };
     open_console(id: VmId, kind: ConsoleKind) => {
         let console = call.limen.open_console(call.ctx, id, kind).await?;
-        json_of(&call.opened.streams.add_console(console))
+        json_of(&call.streams.add_console(console))
     };
-    read_console(stream: u64, max: u32) => call.opened.streams.read_console(stream, max as usize).await;
-    write_console(stream: u64) => call.opened.streams.write_console(stream, &call.body.unwrap_or_default()).await;
     vm_stats(id: VmId) => json_of(&call.limen.vm_stats(call.ctx, id).await?);
 
     list_images(page: Paging) => json_of(&call.limen.list_images(call.ctx, page.request()?).await?);
@@ -258,12 +283,7 @@ calls! { |call|
 
     watch_events(after: EventNumber) => {
         let events = call.limen.watch_events(call.ctx, after).await?;
-        json_of(&call.opened.streams.add_events(events))
-    };
-    next_events(stream: u64) => call.opened.streams.next_events(stream).await;
-    close_stream(stream: u64) => {
-        call.opened.streams.close(stream);
-        Ok(b"null".to_vec())
+        json_of(&call.streams.add_events(events))
     };
 
     list_audit(query: AuditQuery, page: Paging) => {
@@ -275,8 +295,8 @@ calls! { |call|
 
     simulate(host: Option<String>, order: sim::Order) => {
         let sim = match &host {
-            Some(name) => call.opened.sims.get(name),
-            None => call.opened.sims.values().next(),
+            Some(name) => call.embedded.sims.get(name),
+            None => call.embedded.sims.values().next(),
         };
         let none = || Error::new(ErrorKind::Unsupported, "There is no simulated host of this name.");
         json_of(&sim::obey(sim.ok_or_else(none)?, order)?)

@@ -1,4 +1,4 @@
-//! The runtime with one `Limen` on it: opened, asked, closed.
+//! The runtime with one `Limen` on it, embedded or a server's: opened, asked, closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 type Opening = Shared<BoxFuture<'static, Result<Arc<Opened>, Failure>>>;
 
-/// One embedded `Limen`, opened by this process and for it alone.
+/// One `Limen`, opened by this process and for it alone.
 #[pyclass(frozen, weakref)]
 #[derive(Debug)]
 pub(crate) struct Core {

@@ -1,4 +1,5 @@
-//! The compiled part of the Python package `limen`: one embedded `Limen` behind calls of bytes.
+//! The compiled part of the Python package `limen`: one `Limen`, embedded or a server's, behind calls of
+//! bytes.
 //!
 //! Python's classes are Python (`python/limen`). What crosses the border is the name of a method,
 //! its arguments as JSON and its answer as JSON, the very bytes that the core keeps of a VM among
@@ -14,6 +15,7 @@ mod calls;
 mod core;
 mod open;
 mod pending;
+mod remote;
 mod sim;
 mod streams;
 
@@ -31,7 +33,7 @@ mod _limen {
     /// The names of the methods that `Core.start` knows.
     #[pyfunction]
     fn methods() -> Vec<&'static str> {
-        crate::calls::METHODS.to_vec()
+        crate::calls::methods()
     }
 
     /// Every kind of error: its code, and whether the same call may succeed later.

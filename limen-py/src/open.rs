@@ -16,12 +16,21 @@ use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, Limen, Result, Secret};
 use serde::Deserialize;
 
+use crate::remote::{Connect, Remote};
 use crate::streams::Streams;
+
+/// Where LIMEN is: in this process, or a server's.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Options {
+    Embed(Box<Embed>),
+    Connect(Connect),
+}
 
 /// The keyword arguments of `limen.Client`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Options {
+pub(crate) struct Embed {
     /// Each host's URI by its name; the first is where VMs go that name none.
     hosts: Vec<(String, String)>,
     store: Secret,
@@ -36,9 +45,21 @@ pub(crate) struct Options {
 /// What calls are answered from.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    pub(crate) way: Way,
+    pub(crate) streams: Streams,
+}
+
+#[derive(Debug)]
+pub(crate) enum Way {
+    Embedded(Embedded),
+    Server(Remote),
+}
+
+/// A `Limen` of this process's own.
+#[derive(Debug)]
+pub(crate) struct Embedded {
     pub(crate) limen: Limen,
     pub(crate) sims: BTreeMap<String, SimHypervisor>,
-    pub(crate) streams: Streams,
 }
 
 impl Options {
@@ -47,6 +68,16 @@ impl Options {
     }
 
     pub(crate) async fn open(self) -> Result<Opened> {
+        let way = match self {
+            Options::Embed(embed) => Way::Embedded(embed.open().await?),
+            Options::Connect(connect) => Way::Server(connect.open()?),
+        };
+        Ok(Opened { way, streams: Streams::default() })
+    }
+}
+
+impl Embed {
+    async fn open(self) -> Result<Embedded> {
         if self.hosts.is_empty() {
             return Err(Error::invalid("hypervisor", "hypervisor must name at least one host."));
         }
@@ -81,7 +112,7 @@ impl Options {
         if self.passive {
             builder = builder.passive();
         }
-        Ok(Opened { limen: builder.build().await?, sims, streams: Streams::default() })
+        Ok(Embedded { limen: builder.build().await?, sims })
     }
 
     async fn store(&self) -> Result<Arc<dyn Store>> {
@@ -147,7 +178,9 @@ impl Options {
 impl Opened {
     pub(crate) async fn close(&self) {
         self.streams.close_all();
-        self.limen.shutdown().await;
+        if let Way::Embedded(embedded) = &self.way {
+            embedded.limen.shutdown().await;
+        }
     }
 }
 

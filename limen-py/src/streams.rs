@@ -1,18 +1,25 @@
-//! What is open for long: streams of events and consoles, by number.
+//! What is open for long: streams of events and consoles, by number, of this process's own `Limen` and of
+//! a server's alike.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
-use limen_core::model::EventView;
-use limen_core::service::{Console, Events, Told};
-use limen_core::{Error, ErrorKind, Result};
-use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use limen_core::model::EventNumber;
+use limen_core::service::{self, Events};
+use limen_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::answer::{Failure, json_of};
+use crate::calls::parse;
+use crate::remote::RemoteEvents;
+
+/// The methods that are about what is open.
+pub(crate) const METHODS: [&str; 4] = ["next_events", "read_console", "write_console", "close_stream"];
 
 /// Events of one answer, at most.
 const BATCH: usize = 64;
@@ -52,21 +59,87 @@ impl Stream {
 #[derive(Debug)]
 enum What {
     Events(Box<AsyncMutex<Following>>),
-    Console(AsyncMutex<ReadHalf<Console>>, AsyncMutex<WriteHalf<Console>>),
+    Console(AsyncMutex<ReadHalf<Bytes>>, AsyncMutex<WriteHalf<Bytes>>),
+}
+
+/// The bytes of a console.
+type Bytes = Box<dyn ByteStream>;
+
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> ByteStream for T {}
+
+/// Whose events are followed.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Here(Events),
+    There(RemoteEvents),
+}
+
+impl From<Events> for Source {
+    fn from(events: Events) -> Self {
+        Source::Here(events)
+    }
+}
+
+impl From<RemoteEvents> for Source {
+    fn from(events: RemoteEvents) -> Self {
+        Source::There(events)
+    }
+}
+
+/// What is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// An event, as JSON.
+    Event(Box<RawValue>),
+    /// That everything up to a number was told.
+    Position,
+}
+
+impl Source {
+    /// What is told next; None at the end. Whoever gives up waiting loses nothing.
+    async fn next(&mut self) -> Option<Result<Told, Failure>> {
+        match self {
+            Source::Here(events) => Some(match events.next().await? {
+                Ok(service::Told::Event(event)) => {
+                    to_raw_value(&*event).map(Told::Event).map_err(|error| Error::internal(error).into())
+                }
+                Ok(service::Told::Position(_)) => Ok(Told::Position),
+                Err(error) => Err(error.into()),
+            }),
+            Source::There(events) => Some(events.next().await),
+        }
+    }
+
+    fn position(&self) -> EventNumber {
+        match self {
+            Source::Here(events) => events.position(),
+            Source::There(events) => events.position(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Following {
-    events: Events,
+    events: Source,
     /// Why it ends, where events had to be told first.
-    end: Option<Error>,
+    end: Option<Failure>,
+}
+
+/// Which stream, and how many bytes of it at most.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    stream: u64,
+    max: Option<usize>,
 }
 
 /// An answer of [`Streams::next_events`].
 #[derive(Debug, Serialize)]
 struct Batch {
-    events: Vec<EventView>,
-    position: i64,
+    events: Vec<Box<RawValue>>,
+    position: EventNumber,
     ended: bool,
 }
 
@@ -85,17 +158,31 @@ impl Streams {
         number
     }
 
-    pub(crate) fn add_events(&self, events: Events) -> u64 {
-        self.add(What::Events(Box::new(AsyncMutex::new(Following { events, end: None }))))
+    pub(crate) fn add_events(&self, events: impl Into<Source>) -> u64 {
+        self.add(What::Events(Box::new(AsyncMutex::new(Following { events: events.into(), end: None }))))
     }
 
-    pub(crate) fn add_console(&self, console: Console) -> u64 {
-        let (reader, writer) = tokio::io::split(console);
+    pub(crate) fn add_console(&self, console: impl ByteStream + 'static) -> u64 {
+        let (reader, writer) = tokio::io::split(Box::new(console) as Bytes);
         self.add(What::Console(AsyncMutex::new(reader), AsyncMutex::new(writer)))
     }
 
+    /// Answers one of [`METHODS`].
+    pub(crate) async fn answer(&self, method: &str, args: &[u8], body: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
+        let Asked { stream, max } = parse(args)?;
+        match method {
+            "next_events" => self.next_events(stream).await,
+            "read_console" => self.read_console(stream, max.unwrap_or(MOST)).await,
+            "write_console" => self.write_console(stream, &body.unwrap_or_default()).await,
+            _ => {
+                self.close(stream);
+                Ok(b"null".to_vec())
+            }
+        }
+    }
+
     /// Closes one; whoever waits for it is told that it is closed.
-    pub(crate) fn close(&self, number: u64) {
+    fn close(&self, number: u64) {
         let stream = self.lock().remove(&number);
         if let Some(stream) = stream {
             stream.end.send_replace(End::Reader);
@@ -109,12 +196,12 @@ impl Streams {
         }
     }
 
-    fn find(&self, number: u64) -> Result<Arc<Stream>> {
+    fn find(&self, number: u64) -> Result<Arc<Stream>, Error> {
         self.lock().get(&number).cloned().ok_or_else(closed)
     }
 
     /// The next events, at least one unless the stream has ended or tells its position alone.
-    pub(crate) async fn next_events(&self, number: u64) -> Result<Vec<u8>, Failure> {
+    async fn next_events(&self, number: u64) -> Result<Vec<u8>, Failure> {
         let stream = self.find(number)?;
         let What::Events(following) = &stream.what else { return Err(closed().into()) };
         let following = async { following.lock().await.next().await };
@@ -128,7 +215,7 @@ impl Streams {
         json_of(&batch)
     }
 
-    pub(crate) async fn read_console(&self, number: u64, max: usize) -> Result<Vec<u8>, Failure> {
+    async fn read_console(&self, number: u64, max: usize) -> Result<Vec<u8>, Failure> {
         let stream = self.find(number)?;
         let What::Console(reader, _) = &stream.what else { return Err(closed().into()) };
         let mut bytes = vec![0; max.clamp(1, MOST)];
@@ -144,7 +231,7 @@ impl Streams {
         Ok(bytes)
     }
 
-    pub(crate) async fn write_console(&self, number: u64, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    async fn write_console(&self, number: u64, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         let stream = self.find(number)?;
         let What::Console(_, writer) = &stream.what else { return Err(closed().into()) };
         let write = async {
@@ -168,7 +255,7 @@ fn lost(error: std::io::Error) -> Error {
 }
 
 impl Following {
-    async fn next(&mut self) -> Result<Batch> {
+    async fn next(&mut self) -> Result<Batch, Failure> {
         if let Some(end) = self.end.take() {
             return Err(end);
         }
@@ -177,8 +264,8 @@ impl Following {
         let mut next = self.events.next().await;
         loop {
             match next {
-                Some(Ok(Told::Event(event))) => told.push(*event),
-                Some(Ok(Told::Position(_))) => break,
+                Some(Ok(Told::Event(event))) => told.push(event),
+                Some(Ok(Told::Position)) => break,
                 Some(Err(error)) if told.is_empty() => return Err(error),
                 Some(Err(error)) => self.end = Some(error),
                 None => ended = self.end.is_none(),

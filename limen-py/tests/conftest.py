@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -74,25 +75,123 @@ async def iterated(real: Iterator[Any]) -> Any:
 Scenario = Callable[[Any], Awaitable[None]]
 
 
+ADMIN = ("admin", "correct horse battery staple")
+
+
+class Server:
+    """`limen serve` on a simulated host, on a port of its own, with nobody's limits."""
+
+    def __init__(self, directory: Path, hypervisor: str = "sim:///", store: str = ":memory:", **settings: str) -> None:
+        binary = os.environ.get("LIMEN_BIN") or ROOT / "target" / "release" / "limen"
+        assert Path(binary).exists(), f"{binary} is not built: run cargo build --release -p limen-http"
+        url = f"sqlite://{directory}/limen.db" if store == ":memory:" else store
+        self.command = [str(binary), "serve"]
+        self.settings = {
+            "PATH": os.environ["PATH"],
+            "BIND_ADDRESS": "127.0.0.1",
+            "PORT": str(free_port()),
+            "HYPERVISOR_URI": hypervisor,
+            "DATABASE_URL": url,
+            "LIMEN_DATA_DIR": str(directory),
+            "JWT_SECRET": secrets.token_hex(32),
+            "ADMIN_PASSWORD": ADMIN[1],
+            "RATE_LIMIT_ENABLED": "false",
+            "METRICS_INTERVAL": "1s",
+            **settings,
+        }
+        self.directory = directory
+        self.url = f"http://127.0.0.1:{self.settings['PORT']}"
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        with open(self.directory / "log", "ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.settings, cwd=self.directory, stderr=log, stdout=log)
+
+        def answers() -> bool:
+            assert self.process.poll() is None, (self.directory / "log").read_text()[-2000:]
+            try:
+                limen.connect(self.url).close()
+                return True
+            except limen.UnavailableError:
+                return False
+
+        eventually(answers, 60)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Asks it to stop."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers: `serve("sim:///?vms=3", ":memory:", RATE_LIMIT_RPS="1")`."""
+    servers: list[Server] = []
+
+    def start(*args: Any, **settings: str) -> Server:
+        directory = tmp_path / f"server-{len(servers)}"
+        directory.mkdir()
+        servers.append(Server(directory, *args, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+class Door:
+    """Runs a behaviour through a client: `door(scenario, *options, **options)`."""
+
+    def __init__(self, kind: str, serve: Callable[..., Server] | None) -> None:
+        self.is_async = kind.endswith("async")
+        self.serve = serve
+
+    @property
+    def is_remote(self) -> bool:
+        """The client is a server's, and its actor the user `admin`."""
+        return self.serve is not None
+
+    def __call__(self, scenario: Scenario, *args: Any, **options: Any) -> None:
+        asyncio.run(self._run(scenario, *args, **options))
+
+    async def _run(self, scenario: Scenario, *args: Any, **options: Any) -> None:
+        server = await asyncio.to_thread(self.serve, *args, **options) if self.serve else None
+        if self.is_async:
+            made = limen.AsyncClient(*args, **options) if server is None else limen.connect_async(server.url)
+            async with made as client:
+                await scenario(client if server is None else await client.login(*ADMIN))
+            return
+        blocking = await asyncio.to_thread(lambda: limen.Client(*args, **options) if server is None else limen.connect(server.url))
+        try:
+            await scenario(Awaited(blocking if server is None else await asyncio.to_thread(blocking.login, *ADMIN)))
+        finally:
+            await asyncio.to_thread(blocking.close)
+
+
 @pytest.fixture(params=["sync", "async"])
-def door(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Runs a behaviour through each client: `door(scenario, *options, **options)`."""
+def embedded(request: pytest.FixtureRequest) -> Door:
+    """Each client of a `Limen` of this process's own."""
+    return Door(request.param, None)
 
-    def run(scenario: Scenario, *args: Any, **options: Any) -> None:
-        async def both() -> None:
-            if request.param == "sync":
-                client = await asyncio.to_thread(lambda: limen.Client(*args, **options))
-                try:
-                    await scenario(Awaited(client))
-                finally:
-                    await asyncio.to_thread(client.close)
-            else:
-                async with limen.AsyncClient(*args, **options) as other:
-                    await scenario(other)
 
-        asyncio.run(both())
-
-    return run
+@pytest.fixture(params=["sync", "async", "remote-sync", "remote-async"])
+def door(request: pytest.FixtureRequest) -> Door:
+    """Each client, of a `Limen` of this process's own and of a server's."""
+    return Door(request.param, request.getfixturevalue("serve") if request.param.startswith("remote") else None)
 
 
 def eventually(what: Callable[[], bool], seconds: float = 20) -> None:
@@ -124,9 +223,7 @@ def postgres() -> Iterator[str]:
         shutil.chown(base, "postgres", "postgres")
     initdb = [*as_user, str(bin_dir / "initdb"), "-D", str(base / "data"), "-U", "limen", "-A", "trust", "--no-sync"]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={base}"]
     server = subprocess.Popen(
         [*as_user, str(bin_dir / "postgres"), "-D", str(base / "data"), "-p", str(port), *settings],

@@ -1,4 +1,5 @@
-"""What a client does, through the blocking one and the one for asyncio alike."""
+"""What a client does: the blocking one and the one for asyncio, of a `Limen` in this process and of a
+server, alike."""
 
 from __future__ import annotations
 
@@ -113,7 +114,7 @@ def test_events_come_in_order_and_from_where_one_left_off(door: Any) -> None:
     door(scenario, "sim:///", ":memory:")
 
 
-def test_an_operation_is_waited_for_and_tells_why_it_failed(door: Any) -> None:
+def test_an_operation_is_waited_for_and_tells_why_it_failed(embedded: Any) -> None:
     async def scenario(client: Any) -> None:
         with pytest.raises(limen.NoSpaceError):
             await client.create_vm("big", vcpus=1, memory_mib=64, disks=[limen.CreateDisk(size_gib=65536)])
@@ -133,7 +134,7 @@ def test_an_operation_is_waited_for_and_tells_why_it_failed(door: Any) -> None:
         ended = await client.get_operation(asked.id)
         assert ended.state == "failed" and ended.error.code == "timeout" and ended.is_finished
 
-    door(scenario, "sim:///", ":memory:")
+    embedded(scenario, "sim:///", ":memory:")
 
 
 def test_a_key_makes_a_change_repeatable(door: Any) -> None:
@@ -217,7 +218,7 @@ def test_users_and_tokens_may_do_what_they_may(door: Any) -> None:
     door(scenario, "sim:///", ":memory:")
 
 
-def test_images_are_added_from_bytes_and_files(door: Any, tmp_path: Path) -> None:
+def test_images_are_added_from_bytes_and_files(embedded: Any, tmp_path: Path) -> None:
     async def scenario(client: Any) -> None:
         with pytest.raises(limen.InvalidError) as missing:
             await client.add_image("none", "raw", tmp_path / "none")
@@ -237,7 +238,7 @@ def test_images_are_added_from_bytes_and_files(door: Any, tmp_path: Path) -> Non
         await (await client.delete_image(image.id)).wait(timeout=60)
         assert (await client.list_images()).items == ()
 
-    door(scenario, "sim:///", ":memory:", data_dir=tmp_path / "data")
+    embedded(scenario, "sim:///", ":memory:", data_dir=tmp_path / "data")
 
 
 def test_a_console_is_read_and_written(door: Any) -> None:
@@ -284,8 +285,12 @@ def test_everything_else_answers(door: Any) -> None:
         with pytest.raises(limen.UnavailableError):
             await client.wait_for_event(10**9, timeout=0.05)
         vm = (await client.list_vms())[0]
-        with pytest.raises(limen.ForbiddenError):
-            await client.create_ticket(vm.id, "serial")
+        if door.is_remote:
+            ticket = await client.create_ticket(vm.id, "serial")
+            assert ticket.secret and ticket.expires_at > datetime.now(timezone.utc)
+        else:
+            with pytest.raises(limen.ForbiddenError):
+                await client.create_ticket(vm.id, "serial")
         for change in (client.resume_operation, client.abandon_operation, client.cancel_operation):
             with pytest.raises(limen.NotFoundError):
                 await change("00000000-0000-0000-0000-000000000000")
@@ -303,19 +308,19 @@ def test_everything_else_answers(door: Any) -> None:
         (({}, ":memory:"), limen.InvalidError, "hypervisor"),
     ],
 )
-def test_options_that_cannot_be_used_are_named(door: Any, options: Any, error: Any, field: str | None) -> None:
+def test_options_that_cannot_be_used_are_named(embedded: Any, options: Any, error: Any, field: str | None) -> None:
     async def scenario(client: Any) -> None:
         raise AssertionError("it was opened")
 
     with pytest.raises(error) as wrong:
-        door(scenario, *options)
+        embedded(scenario, *options)
     assert wrong.value.field == field
 
 
-def test_several_hosts_have_names(door: Any) -> None:
+def test_several_hosts_have_names(embedded: Any) -> None:
     async def scenario(client: Any) -> None:
         assert [host.name for host in await client.list_hosts()] == ["a", "b"]
         vm = await made(client, host="b")
         assert (await client.get_vm(vm)).host == "b"
 
-    door(scenario, {"a": "sim:///", "b": "sim:///"}, ":memory:")
+    embedded(scenario, {"a": "sim:///", "b": "sim:///"}, ":memory:")

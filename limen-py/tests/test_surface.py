@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def test_every_method_of_the_core_is_a_method_of_both_clients() -> None:
     for client in (limen.Client, limen.AsyncClient):
         public = {name for name, _ in inspect.getmembers(client, callable) if not name.startswith("_")}
         assert here <= public, here - public
-        assert public - here == {"close", "events", "with_token"}
+        assert public - here == {"close", "connect", "events", "with_token"}
 
 
 def test_both_clients_take_the_same_arguments() -> None:
@@ -132,3 +133,24 @@ def test_the_types_are_those_that_mypy_knows(tmp_path: Path) -> None:
     for what in (["-p", "limen"], list(map(str, examples))):
         checked = subprocess.run([*command, *what], check=False, text=True, capture_output=True, cwd=tmp_path)
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_method_has_a_route_of_the_document() -> None:
+    document = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    operations = {each["operationId"] for path in document["paths"].values() for each in path.values() if "operationId" in each}
+    here = set(_limen.methods()) - set(PARTS)
+    # What has no route of its own, and how a client of a server answers it.
+    elsewhere = {
+        "add_image": "refused",
+        "event": "a header of list_vms",
+        "wait_for_event": "a header of list_vms",
+        "ping_store": "health",
+        "wait_operation": "get_operation",
+        "open_console": "/vnc and /serial, which are no operations of the document",
+        "refusals": "get_metrics",
+    }
+    named = {"vm_stats": "get_vm_stats", "host_metrics": "get_host_metrics"}
+    assert {named.get(name, name) for name in here - set(elsewhere)} <= operations
+    assert not set(elsewhere) & operations
+    # And the other way: a route that no method is.
+    assert operations - {named.get(name, name) for name in here} == {"health_live", "health_ready"}

@@ -19,6 +19,7 @@ pub(crate) struct UserView {
     disabled: bool,
     owner: OwnerId,
     quota: Quota,
+    version: i64,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -26,8 +27,8 @@ pub(crate) struct UserView {
 impl From<service::UserView> for UserView {
     fn from(view: service::UserView) -> Self {
         let service::UserView { user, quota } = view;
-        let User { id, name, role, disabled, owner, created_at, .. } = user;
-        Self { id, username: name, role, disabled, owner, quota, created_at }
+        let User { id, name, role, disabled, owner, version, created_at, .. } = user;
+        Self { id, username: name, role, disabled, owner, quota, version, created_at }
     }
 }
 
@@ -47,6 +48,8 @@ pub(crate) struct UserSchema {
     owner: Uuid,
     /// What the owner may have at most.
     quota: QuotaSchema,
+    /// Rises by one with each change.
+    version: i64,
     /// When the user was made.
     created_at: OffsetDateTime,
 }

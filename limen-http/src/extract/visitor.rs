@@ -8,6 +8,7 @@ pub(crate) struct Visitor {
     arrival: Arrival,
     context: Context,
     gzip: bool,
+    json: bool,
 }
 
 impl Visitor {
@@ -22,6 +23,11 @@ impl Visitor {
     /// Whether the client takes gzip (RFC 9110, 12.5.3).
     pub(crate) fn accepts_gzip(&self) -> bool {
         self.gzip
+    }
+
+    /// Whether the client asks for JSON by its name: `*/*` does not.
+    pub(crate) fn accepts_json(&self) -> bool {
+        self.json
     }
 }
 
@@ -51,11 +57,12 @@ impl<'a> ApiExtractor<'a> for Visitor {
         body: &mut RequestBody,
         options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        let json = accepts(request.headers(), header::ACCEPT, "application/json");
         if request.headers().contains_key(header::AUTHORIZATION) {
             let Caller { arrival, context, gzip } = Caller::from_request(request, body, options).await?;
-            return Ok(Self { arrival, context, gzip });
+            return Ok(Self { arrival, context, gzip, json });
         }
         let Anybody { arrival, context } = Anybody::from_request(request, body, options).await?;
-        Ok(Self { arrival, context, gzip: accepts_gzip(request.headers()) })
+        Ok(Self { arrival, context, gzip: accepts_gzip(request.headers()), json })
     }
 }

@@ -4,22 +4,27 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use limen_core::Error;
 use limen_core::model::{HostState, Quota, VmState};
 use limen_core::service::{Figures, HostFigures, OperationFigures, OwnerFigures, Refusals};
 use poem::http::{HeaderValue, header};
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::ApiResponse;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
-use poem_openapi::types::Type;
+use poem_openapi::types::{Any, Type};
+use serde_json::Value;
 
 use super::domains::Written;
 use super::text::{CONTENT_TYPE, Kind, Text};
 use super::{PANICS, Requests};
+use crate::answer::JSON;
+use crate::error::Result;
 
-/// 200 with the series as text.
+/// 200 with the series as text, or the figures as JSON.
 #[derive(Debug)]
 pub(crate) struct Exposition {
     body: Bytes,
+    content_type: &'static str,
     gzip: bool,
 }
 
@@ -28,7 +33,13 @@ impl Exposition {
     pub(crate) fn of(text: Text, domains: &Written, gzip: bool) -> Self {
         let text = text.into_string();
         let body = if gzip { domains.gzip_after(&text) } else { domains.plain_after(text) };
-        Self { body, gzip }
+        Self { body, content_type: CONTENT_TYPE, gzip }
+    }
+
+    /// The figures themselves, for programs: what the library answers.
+    pub(crate) fn json(figures: &Figures) -> Result<Self> {
+        let body = serde_json::to_vec(figures).map_err(Error::internal)?.into();
+        Ok(Self { body, content_type: JSON, gzip: false })
     }
 
     /// Writes everything that there is to tell, but for the VMs.
@@ -156,8 +167,8 @@ impl IntoResponse for Exposition {
     fn into_response(self) -> Response {
         let mut response = Response::builder().body(Body::from_bytes(self.body));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
         if self.gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -167,8 +178,11 @@ impl IntoResponse for Exposition {
 
 impl ApiResponse for Exposition {
     fn meta() -> MetaResponses {
-        let content = vec![MetaMediaType { content_type: CONTENT_TYPE, schema: String::schema_ref() }];
-        let description = "The series, in the text format of Prometheus";
+        let content = vec![
+            MetaMediaType { content_type: CONTENT_TYPE, schema: String::schema_ref() },
+            MetaMediaType { content_type: JSON, schema: Any::<Value>::schema_ref() },
+        ];
+        let description = "The series, in the text format of Prometheus; the figures as JSON where `Accept` names it";
         let response =
             MetaResponse { description, status: Some(200), status_range: None, content, headers: Vec::new() };
         MetaResponses { responses: vec![response] }

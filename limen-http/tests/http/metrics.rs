@@ -191,6 +191,14 @@ async fn it_counts_what_was_done() {
         let series = format!("limen_refusals_total{{actor=\"{actor}\"}}");
         assert_eq!(refused.get(&series) - after.get(&series), 1.0, "{actor}");
     }
+    let told = server.send("GET", "/api/metrics", "", &[("accept", "application/json")], vec![]).await.expect(200);
+    assert_eq!((told.header("content-type"), told.header("vary")), ("application/json", "accept, accept-encoding"));
+    let told = told.json();
+    assert!(told["vms"].as_array().is_some_and(|states| !states.is_empty()), "{told}");
+    assert_eq!((&told["refusals"]["known"], &told["owners"]), (&json!(1), &json!([])), "{told}");
+    let any = server.send("GET", "/api/metrics", "", &[("accept", "text/plain, */*")], vec![]).await.expect(200);
+    assert_eq!(any.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+
     let head = server.send("HEAD", "/api/metrics", "", &[], vec![]).await.expect(200);
     assert_eq!(head.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert_eq!(server.get("/api/metrics?name=x", "").await.expect(400).json()["field"], "name");
@@ -320,7 +328,7 @@ async fn vms_are_told_of_to_whom_may_see_them_and_cost_their_host_nothing() {
     // Compressed and plain are the same text, but for what rises between two scrapes.
     let plain = server.get("/api/metrics", &admin).await.expect(200);
     let packed = server.send("GET", "/api/metrics", &admin, &[("accept-encoding", "gzip")], vec![]).await.expect(200);
-    assert_eq!((packed.header("content-encoding"), packed.header("vary")), ("gzip", "accept-encoding"));
+    assert_eq!((packed.header("content-encoding"), packed.header("vary")), ("gzip", "accept, accept-encoding"));
     // It came compressed, as one stream, and was read so.
     let text = String::from_utf8(packed.bytes.to_vec()).expect("text");
     let of_vms = |text: &str| -> Vec<String> {

@@ -9,8 +9,9 @@
             print(vm.name, vm.status.state)
 
 Everything starts at `Client`, or at `AsyncClient` for an asyncio program: the whole of LIMEN in this
-process, over libvirt or a simulator (`sim:///?vms=10`), and a Store of SQLite or PostgreSQL. Every
-error is a `LimenError`, with a class for each kind.
+process, over libvirt or a simulator (`sim:///?vms=10`), and a Store of SQLite or PostgreSQL.
+`limen.connect("http://host:18443", token=...)` gives the same client of a server instead. Every error is
+a `LimenError`, with a class for each kind.
 
 Values are sizes in the unit that their name ends with (`memory_mib`, `size_bytes`), times are
 `datetime` in UTC, ids are strings of UUIDs, timeouts are seconds.
@@ -18,6 +19,7 @@ Values are sizes in the unit that their name ends with (`memory_mib`, `size_byte
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from . import _model
@@ -51,11 +53,23 @@ __all__ = [
     "Secret",
     "Ticket",
     "Value",
+    "connect",
+    "connect_async",
     "has_libvirt",
 ]
 __all__ += _model.__all__
 
+connect = Client.connect
+"""`Client.connect`: the client of a server."""
+
 _ASYNC = ("AsyncClient", "AsyncConsole", "AsyncEvents", "AsyncOperation", "AsyncPage")
+
+
+def connect_async(url: str, *, token: str | None = None, ca_file: str | os.PathLike[str] | None = None) -> AsyncClient:
+    """`AsyncClient.connect`: the client of a server, for an asyncio program."""
+    from ._async_client import AsyncClient
+
+    return AsyncClient.connect(url, token=token, ca_file=ca_file)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,7 @@ from ._model import (
     VmSample,
     VmState,
 )
-from ._open import given, open_core
+from ._open import given, open_core, open_remote
 from ._secret import NewToken, Ticket
 from ._value import Value
 
@@ -51,7 +51,8 @@ T = TypeVar("T", bound=Value)
 
 
 class Client(_Sync):
-    """LIMEN in this process, for an asyncio program: no server is needed.
+    """LIMEN in this process, for an asyncio program: no server is needed. `connect` makes a client of a
+    server, with the same methods.
 
         with limen.Client("sim:///?vms=10", ":memory:") as client:
             operation = client.create_vm("web-1", vcpus=2, memory_mib=1024)
@@ -115,6 +116,29 @@ class Client(_Sync):
         )
         self._as = None if token is None else {"token": token}
         self._call("open", {})
+
+    @classmethod
+    def connect(
+        cls, url: str, *, token: str | None = None, ca_file: str | os.PathLike[str] | None = None
+    ) -> Client:
+        """A client of a server instead: the same methods, answers and errors, over HTTP.
+
+        url: `http://HOST:PORT` or `https://HOST:PORT`, as `limen serve` tells it.
+        token: an API token (`limen token add`, `create_token`). Without one the client may `login`, and
+            ask for `health`.
+        ca_file: certificates in PEM that are trusted besides the machine's own.
+
+        A server does more for its callers than this process can know. What changed something and got no
+        answer raises `limen.InterruptedError`: it may be done or not. A server that takes no more requests
+        for now is asked again, after the time that it names. Images are added on the server's machine:
+        `add_image` raises `limen.UnsupportedError`.
+
+        Raises `limen.InvalidError`, which names the argument, and `limen.UnavailableError` when no LIMEN
+        answers there: at the first call that is awaited, `with` first of all.
+        """
+        client = cls._over(open_remote(url, ca_file), None if token is None else {"token": token})
+        client._call("open", {})
+        return client
 
     @classmethod
     def _over(cls, core: Core, asker: Mapping[str, str] | None) -> Client:

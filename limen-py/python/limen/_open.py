@@ -41,7 +41,16 @@ def open_core(
         "free_space_gib": free_space_gib,
         "max_connections": max_connections,
     }
-    core = _limen.Core(json.dumps(options).encode())
+    return _opened("embed", options)
+
+
+def open_remote(url: str, ca_file: str | os.PathLike[str] | None) -> _limen.Core:
+    """Begins to speak to a server."""
+    return _opened("connect", {"url": url, "ca_file": None if ca_file is None else os.fspath(ca_file)})
+
+
+def _opened(way: str, options: Mapping[str, Any]) -> _limen.Core:
+    core = _limen.Core(json.dumps({way: options}).encode())
     _cores.add(core)
     return core
 
