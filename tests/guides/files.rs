@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use limen_support::agent::Agent;
-use limen_support::project_dir;
+use limen_support::{debian, project_dir};
 use serde_json::Value;
 
 use super::markdown::Document;
@@ -124,4 +125,27 @@ fn every_alert_is_explained() {
         rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
     assert!(rules.len() > 5);
     assert_eq!(first_column("docs/en/alerting.md"), rules);
+}
+
+#[test]
+fn prometheus_takes_its_files() {
+    let place = tempfile::TempDir::new().expect("a directory");
+    for file in ["prometheus.yml", "alerts.yml"] {
+        // promtool wants the token's file to be there.
+        let token = place.path().join("token").display().to_string();
+        let text = read(&format!("docs/monitoring/{file}")).replace("/etc/prometheus/limen-token", &token);
+        fs::write(place.path().join(file), text).expect("written");
+    }
+    let check = |token: bool| {
+        if token {
+            fs::write(place.path().join("token"), "a token").expect("written");
+        }
+        let mut promtool = Command::new(debian::program("prometheus", "/usr/bin/promtool"));
+        promtool.args(["check", "config", "prometheus.yml"]).current_dir(place.path());
+        promtool.output().expect("promtool")
+    };
+    assert!(!check(false).status.success(), "what is missing is said");
+    let checked = check(true);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success() && said.contains("rules found"), "{said}{checked:?}");
 }
