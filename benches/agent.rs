@@ -100,9 +100,7 @@ impl Process {
         let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let mut process = Self { child, port, connection: None };
         loop {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-                stream.set_nodelay(true).expect("no delay");
-                process.connection = Some(BufReader::new(stream));
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 process.scrape();
                 return (process, begun.elapsed());
             }
@@ -114,10 +112,17 @@ impl Process {
     /// Reads all figures once; how long it took.
     fn scrape(&mut self) -> Duration {
         let begun = Instant::now();
-        let connection = self.connection.as_mut().expect("a connection");
         let request = format!("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept: {ACCEPT}\r\n\r\n", self.port);
-        connection.get_mut().write_all(request.as_bytes()).expect("asked");
-        let (length, head) = Self::head(connection);
+        // The agent closes a connection after ten minutes: who scrapes it connects again.
+        let mut answer = self.connection.as_mut().and_then(|connection| Self::ask(connection, &request));
+        if answer.is_none() {
+            let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
+            stream.set_nodelay(true).expect("no delay");
+            let connection = self.connection.insert(BufReader::new(stream));
+            answer = Self::ask(connection, &request);
+        }
+        let (length, head) = answer.expect("an answer");
+        let connection = self.connection.as_mut().expect("a connection");
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain"), "{head}");
         let mut body = Vec::new();
         match length {
@@ -130,13 +135,17 @@ impl Process {
         took
     }
 
-    fn head(connection: &mut BufReader<TcpStream>) -> (Option<u64>, String) {
+    /// The length and head of the answer; none from a connection that was closed.
+    fn ask(connection: &mut BufReader<TcpStream>, request: &str) -> Option<(Option<u64>, String)> {
+        connection.get_mut().write_all(request.as_bytes()).ok()?;
         let (mut head, mut length) = (String::new(), None);
         loop {
             let mut line = String::new();
-            connection.read_line(&mut line).expect("a head");
+            if connection.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
             if line == "\r\n" {
-                return (length, head);
+                return Some((length, head));
             }
             if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().ok();

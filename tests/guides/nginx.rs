@@ -72,13 +72,15 @@ async fn campaign_of_the_guides_nginx_block() {
     let origins: Vec<_> = audit["items"].as_array().expect("a list").iter().map(|record| &record["origin"]).collect();
     assert!(origins.contains(&&json!("127.0.0.2")), "{audit}");
 
-    // A request that waits for an operation which does not end.
-    site.libvirt.sigstop();
+    // A request that waits for an operation which does not end: nothing in this guest obeys.
+    let vm = create(&client, &bare("idle")).await;
+    power(&client, &vm, "start").await.expect(200);
     let began = Instant::now();
-    let answer = client.waiting(wait).post("/api/vms", &bare("late")).await.expect(202).json();
+    let asked = json!({ "action": "shutdown", "timeout_s": 600 });
+    let answer = client.waiting(wait).post(&format!("/api/vms/{vm}/power"), &asked).await.expect(202).json();
     assert!(began.elapsed() >= Duration::from_secs(wait.into()), "{:?}", began.elapsed());
-    site.libvirt.sigcont();
     let operation = format!("/api/operations/{}", answer["id"].as_str().expect("an id"));
+    client.post(&format!("{operation}/cancel"), &json!({})).await;
     let deadline = Instant::now() + Duration::from_secs(60);
     while client.get(&operation).await.expect(200).json()["finished_at"].is_null() {
         assert!(Instant::now() < deadline, "the operation does not end");
@@ -86,8 +88,6 @@ async fn campaign_of_the_guides_nginx_block() {
     }
 
     // A stream of events and a console that say nothing for longer than nginx waits for an answer.
-    let vm = create(&client, &bare("idle")).await;
-    power(&client, &vm, "start").await.expect(200);
     let mut stream = client.follow(0).await.expect("a stream");
     let mut screen = client.websocket(&client.ticket(&vm, "vnc").await).await.expect("a console");
     screen.rfb().await.expect("a screen");
