@@ -7,6 +7,21 @@ use serde_json::json;
 /// Whether the call succeeded, and its answer or failure.
 pub(crate) type Answer = (bool, Vec<u8>);
 
+/// What the library or a server calls what callers know as an argument of another name.
+const NAMES: [(&str, &str); 6] = [
+    ("username", "name"),
+    ("current_password", "current"),
+    ("new_password", "new"),
+    ("user_id", "user"),
+    ("vm_id", "vm"),
+    ("idempotency-key", "idempotency_key"),
+];
+
+/// The argument that a field is.
+pub(crate) fn argument(field: &str) -> &str {
+    NAMES.iter().find(|(there, _)| *there == field).map_or(field, |(_, here)| here)
+}
+
 /// Why a call did not succeed.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
@@ -23,7 +38,7 @@ impl From<Error> for Failure {
         Self::Core(json!({
             "kind": error.kind().code(),
             "message": error.to_string(),
-            "field": error.field(),
+            "field": error.field().map(argument),
             "quota": error.quota(),
             "operation_id": error.operation_id(),
             "oldest": error.oldest(),

@@ -14,21 +14,6 @@ use super::wire::Answer;
 use crate::answer::{Failure, json_of, with_members};
 use crate::calls::version;
 
-/// The names of arguments that are others on the wire, there and here.
-const NAMES: [(&str, &str); 6] = [
-    ("username", "name"),
-    ("current_password", "current"),
-    ("new_password", "new"),
-    ("user_id", "user"),
-    ("vm_id", "vm"),
-    ("idempotency-key", "idempotency_key"),
-];
-
-/// The argument that a field of a request is.
-pub(super) fn argument(field: &str) -> &str {
-    NAMES.iter().find(|(there, _)| *there == field).map_or(field, |(_, here)| here)
-}
-
 /// What is sent.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -188,10 +173,7 @@ impl Args {
                 Value::Number(number) => number.to_string(),
                 _ => return Err(wrong(known, "a text")),
             };
-            query.push((
-                NAMES.iter().find(|(_, here)| here == known && *here == "user").map_or(*known, |pair| pair.0),
-                value,
-            ));
+            query.push((if *known == "user" { "user_id" } else { known }, value));
         }
         Ok(query)
     }

@@ -11,8 +11,8 @@ use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde_json::{Value, json};
 
-use super::routes::{self, Request};
-use crate::answer::Failure;
+use super::routes::Request;
+use crate::answer::{Failure, argument};
 
 const EVENT: &str = "x-limen-event";
 /// How long the server may take to be reached, and between two parts of an answer: a check of many
@@ -181,7 +181,7 @@ pub(super) fn failure(problem: &Value, wait: Option<Duration>) -> Option<Failure
     Some(Failure::Core(json!({
         "kind": problem["code"].as_str()?,
         "message": problem["detail"].as_str()?,
-        "field": problem["field"].as_str().map(routes::argument),
+        "field": problem["field"].as_str().map(argument),
         "quota": quota.then(|| json!({
             "resource": problem["resource"], "limit": problem["limit"], "used": problem["used"],
         })),
