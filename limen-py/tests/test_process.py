@@ -298,4 +298,4 @@ def test_a_subinterpreter_with_its_own_lock_is_refused() -> None:
 def test_the_import_brings_no_more_than_it_must() -> None:
     code = "import sys, limen; print(json.dumps(sorted(sys.modules)))".replace("import sys", "import json, sys")
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
-    assert not {"asyncio", "uuid", "inspect", "logging", "dataclasses", "socket", "pytest"} & set(loaded)
+    assert not {"asyncio", "uuid", "inspect", "logging", "dataclasses", "socket", "pytest", "limen._limen"} & set(loaded)

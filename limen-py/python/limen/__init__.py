@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import _model
 from ._client import Client
-from ._limen import has_libvirt
 from ._model import *  # noqa: F403
 from ._parts import Console, Events, Operation, Page
 from ._secret import NewToken, Secret, Ticket
@@ -63,6 +62,13 @@ connect = Client.connect
 """`Client.connect`: the client of a server."""
 
 _ASYNC = ("AsyncClient", "AsyncConsole", "AsyncEvents", "AsyncOperation", "AsyncPage")
+
+
+def has_libvirt() -> bool:
+    """Whether this build can reach libvirt."""
+    from . import _limen
+
+    return _limen.has_libvirt()
 
 
 def connect_async(url: str, *, token: str | None = None, ca_file: str | os.PathLike[str] | None = None) -> AsyncClient:

@@ -6,17 +6,21 @@ import asyncio
 import json
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._limen import Core, Mailbox, Pending
 from ._model import TimeoutError
 from ._open import message_of, result_of
+
+if TYPE_CHECKING:
+    from ._limen import Core, Pending
 
 
 class _Post:
     """The answers that one event loop waits for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        from ._limen import Mailbox
+
         self.mailbox = Mailbox()
         self.waiting: dict[int, asyncio.Future[None]] = {}
         self.number = 0

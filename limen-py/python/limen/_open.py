@@ -7,11 +7,13 @@ import json
 import os
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import _limen
 from ._model import ERRORS
 from ._value import ClosedError, ForkedError, LimenError
+
+if TYPE_CHECKING:
+    from . import _limen
 
 _cores: weakref.WeakSet[_limen.Core] = weakref.WeakSet()
 
@@ -50,6 +52,9 @@ def open_remote(url: str, ca_file: str | os.PathLike[str] | None) -> _limen.Core
 
 
 def _opened(way: str, options: Mapping[str, Any]) -> _limen.Core:
+    # Half of the time of an import, for libvirt's libraries: it is loaded for the first client.
+    from . import _limen
+
     core = _limen.Core(json.dumps({way: options}).encode())
     _cores.add(core)
     return core

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._limen import Core, Pending
 from ._model import TimeoutError
 from ._open import message_of, result_of
+
+if TYPE_CHECKING:
+    from ._limen import Core, Pending
 
 
 class _Sync:
