@@ -210,7 +210,8 @@ class AsyncEvents:
             try:
                 answer = await self._client._finish(self._pending, rest)
             except TimeoutError:
-                raise
+                # The rest is what was left of it after answers without events.
+                raise TimeoutError(f"Nothing came within {timeout} s.") from None
             except Exception:
                 self._pending, self._stream, self._ended = None, None, True
                 raise
@@ -278,7 +279,7 @@ class AsyncConsole:
                 part = await self.read(timeout=rest)
             except TimeoutError:
                 self._rest = read
-                raise
+                raise TimeoutError(f"{end!r} did not come within {timeout} s.") from None
             if not part:
                 raise ConflictError(f"The console ended before {end!r} came; it gave {read!r}.")
             read += part
