@@ -197,7 +197,8 @@ impl Leash {
 impl Drop for Leash {
     fn drop(&mut self) {
         drop(self.life.take());
-        wait_or_kill(&mut self.script, Duration::from_secs(30));
+        // What it does has ends of its own; without it guests would stay.
+        wait_or_kill(&mut self.script, Duration::from_secs(120));
     }
 }
 
