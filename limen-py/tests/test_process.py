@@ -20,6 +20,8 @@ from limen.testing import Simulator
 
 def script(text: str, *args: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(text), *args]
+    # A shell has its background jobs ignore Ctrl-C, and so would their children.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
