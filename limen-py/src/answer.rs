@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     Core(serde_json::Value),
     /// The client was closed before or during the call.
     Closed,
-    /// The process was forked since the client was opened.
+    /// The process was forked from one that had opened a client.
     Forked,
 }
 
@@ -62,8 +62,8 @@ impl Failure {
             Self::Core(error) => error.to_string(),
             Self::Closed => json!({ "kind": "closed", "message": "The client is closed." }).to_string(),
             Self::Forked => {
-                let text = "This client was opened before the process was forked; open one in the child, or start \
-                            processes with the method spawn.";
+                let text = "This process was forked from one that had a client: open the first one in the child, or \
+                            start processes with the method spawn.";
                 json!({ "kind": "forked", "message": text }).to_string()
             }
         }

@@ -1,7 +1,7 @@
 //! The runtime with one `Limen` on it, embedded or a server's: opened, asked, closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -18,6 +18,10 @@ use crate::pending::Pending;
 
 /// How long closing may take; a Store or host that hangs is left.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// The process that opened the first client. A fork of it may have locks of SQLite's, of libvirt's or of
+/// others' that no thread will ever release, so none is opened there.
+static PROCESS: OnceLock<u32> = OnceLock::new();
 
 type Opening = Shared<BoxFuture<'static, Result<Arc<Opened>, Failure>>>;
 
@@ -45,10 +49,13 @@ impl Core {
             let opening: BoxFuture<'static, Result<Arc<Opened>, Failure>> =
                 async move { Ok(Arc::new(Options::parse(&options)?.open().await?)) }.boxed();
             let opening = opening.shared();
-            // It goes on though nobody waits for it.
-            runtime.spawn(opening.clone());
+            let process = *PROCESS.get_or_init(std::process::id);
+            if process == std::process::id() {
+                // It goes on though nobody waits for it.
+                runtime.spawn(opening.clone());
+            }
             Ok(Self {
-                process: std::process::id(),
+                process,
                 handle: runtime.handle().clone(),
                 opening,
                 closed: AtomicBool::new(false),

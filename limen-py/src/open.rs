@@ -139,16 +139,8 @@ impl Embed {
 
     #[cfg(feature = "libvirt")]
     async fn libvirt(&self, uri: &str) -> Result<Arc<dyn Hypervisor>> {
-        use std::sync::OnceLock;
-
         use limen_core::hypervisor::libvirt::{LibvirtHypervisor, LibvirtOptions};
 
-        // libvirt's event loop is a thread of the process that first asked for one.
-        static PROCESS: OnceLock<u32> = OnceLock::new();
-        if *PROCESS.get_or_init(std::process::id) != std::process::id() {
-            let text = "This process was forked from one that had libvirt open: start it with the method spawn.";
-            return Err(Error::new(limen_core::ErrorKind::Unsupported, text));
-        }
         let directory = match &self.data_dir {
             Some(directory) => std::path::absolute(directory.join("vms")).map_err(Error::internal)?,
             // The test driver has no files, so no directory is ever made.

@@ -66,7 +66,7 @@ class Client(_Sync):
 
     One client may be used by any number of threads and tasks at once. A server and other programs may
     work with the same Store: the first to open it works on its hosts, the others record what is to be
-    done. A client cannot be used in a process that was forked after it was opened.
+    done. No client can be used, or opened, in a process that was forked after one was opened.
 
     hypervisor: a host's URI (`qemu:///system`, `test:///default`, `sim:///?vms=10&seed=7`), or a
         mapping of the names of hosts to theirs; a single host is called `local`, as a server calls it.

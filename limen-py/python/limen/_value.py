@@ -175,7 +175,8 @@ class ClosedError(LimenError):
 
 
 class ForkedError(LimenError):
-    """The client was opened before this process was forked from another: its threads and connections
-    are the parent's. Open one in the child, or start processes with the method `spawn`."""
+    """This process was forked from one that had opened a client: the threads and connections are the
+    parent's, and so may be locks that nobody will release. Open the first client in the child, or start
+    processes with the method `spawn`."""
 
     kind = "forked"
