@@ -118,6 +118,19 @@ def test_who_is_told_to_wait_waits_and_asks_again(scripted: Scripted) -> None:
         with pytest.raises(limen.RateLimitedError) as refused:
             client.refusals()
         assert refused.value.retry_after == 600
+        scripted.answers = [later] * 6
+        scripted.asked.clear()
+        with pytest.raises(limen.RateLimitedError):
+            client.refusals()
+        assert len(scripted.asked) == 5
+
+
+def test_a_key_is_taken_where_http_takes_one(serve: Callable[..., Any]) -> None:
+    client = limen.connect(serve().url).login(*ADMIN)
+    for call in (client.delete_vm, client.update_vm, client.delete_image):
+        with pytest.raises(limen.InvalidError) as wrong:
+            call(ID, idempotency_key="k")
+        assert wrong.value.field == "idempotency_key"
 
 
 def test_a_token_goes_to_its_server_alone(scripted: Scripted) -> None:

@@ -9,9 +9,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::wire::Answer;
-use crate::answer::{Failure, json_of, with_members};
+use crate::answer::{Failure, argument, json_of, with_members};
 use crate::calls::version;
 
 /// What is sent.
@@ -67,7 +68,7 @@ impl Request {
         self
     }
 
-    fn with_query(mut self, query: &[(&'static str, String)]) -> Self {
+    fn with_query(mut self, query: &[(String, String)]) -> Self {
         if !query.is_empty() {
             let query = Serializer::new(String::new()).extend_pairs(query).finish();
             self.path = format!("{}?{query}", self.path);
@@ -129,7 +130,7 @@ impl Args {
     }
 
     /// The id of a thing: no other text comes into a path.
-    fn id(&mut self) -> Result<limen_core::model::VmId, Error> {
+    fn id(&mut self) -> Result<Uuid, Error> {
         self.text("id")?.parse().map_err(|_| wrong("id", "a UUID"))
     }
 
@@ -141,39 +142,20 @@ impl Args {
         }
     }
 
-    /// The members of `query` and `page` as a query string's.
-    fn query(&mut self) -> Result<Vec<(&'static str, String)>, Error> {
-        const KNOWN: [&str; 15] = [
-            "state",
-            "host",
-            "owner",
-            "name",
-            "label",
-            "actor",
-            "user",
-            "action",
-            "resource",
-            "outcome",
-            "request_id",
-            "from",
-            "to",
-            "limit",
-            "cursor",
-        ];
+    /// The members of `query` and `page` as a query string's; the server refuses what it does not know.
+    fn query(&mut self) -> Result<Vec<(String, String)>, Error> {
         let mut members = self.object("query")?;
         members.extend(self.object("page")?);
+        rename(&mut members, "user", "user_id");
         let mut query = Vec::new();
         for (name, value) in members {
-            let Some(known) = KNOWN.iter().find(|known| **known == name) else {
-                return Err(Error::invalid(&*name, format!("{name}: there is no such argument.")));
-            };
             let value = match value {
                 Value::Null => continue,
                 Value::String(text) => text,
                 Value::Number(number) => number.to_string(),
-                _ => return Err(wrong(known, "a text")),
+                _ => return Err(wrong(argument(&name), "a text")),
             };
-            query.push((if *known == "user" { "user_id" } else { known }, value));
+            query.push((name, value));
         }
         Ok(query)
     }
@@ -260,7 +242,7 @@ pub(super) fn of(method: &str, args: Map<String, Value>) -> Result<Route, Failur
 
         "list_operations" => {
             let mut query = args.query()?;
-            query.extend(args.optional("vm")?.map(|vm| ("vm_id", vm)));
+            query.extend(args.optional("vm")?.map(|vm| ("vm_id".to_owned(), vm)));
             Request::get("/api/operations").with_query(&query).read_as(Reader::Same)
         }
         "get_operation" => Request::get(format!("/api/operations/{}", args.id()?)).read_as(Reader::Same),
