@@ -79,7 +79,7 @@ async fn main() -> Result<()> {
     let error = refused.expect_err("the policy refuses it");
     println!("frozen: {} ({error})", error.kind().code());
     let seen = limen.list_vms(&alice, &VmQuery::default(), PageRequest::default()).await?;
-    println!("frozen: alice still sees {}", String::from_utf8_lossy(&seen.json));
+    println!("frozen: alice still sees {}", seen.vms[0].vm.name);
 
     limen.create_vm(&Context::local(), CreateVm::new("by-the-owner", 1, 512)).await?;
     println!("frozen: the owner of the machine is no user, and made a VM");

@@ -35,7 +35,9 @@ async fn main() -> Result<()> {
     }
 
     let page = limen.list_vms(&me, &VmQuery::default(), PageRequest::default()).await?;
-    println!("{}", String::from_utf8_lossy(&page.json));
+    for listed in page.vms.iter() {
+        println!("{} is {}", listed.vm.name, listed.vm.status.state.as_str());
+    }
 
     if let Some(vm) = done.vm_id {
         let deleting = limen.delete_vm(&me, vm, None).await?;

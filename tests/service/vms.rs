@@ -243,9 +243,8 @@ pub(crate) async fn a_lost_host_is_stale_and_comes_back(on: Db) {
     sim.disconnect();
     eventually("stale", || async { host().await == HostState::Stale }).await;
     let page = limen.list_vms(&ctx(), &VmQuery::default(), PageRequest::default()).await.expect("the list answers");
-    let list: serde_json::Value = serde_json::from_slice(&page.json).expect("JSON");
-    assert_eq!(list["items"].as_array().map(Vec::len), Some(5));
-    assert!(list["items"].as_array().expect("items").iter().all(|vm| vm["status"]["stale"] == true));
+    assert_eq!(page.vms.len(), 5);
+    assert!(page.vms.iter().all(|listed| listed.stale && listed.observed_at.is_some()));
     sim.reconnect();
     eventually("up again", || async { host().await == HostState::Up }).await;
 }
@@ -357,10 +356,13 @@ pub(crate) async fn pages_hold_every_vm_once(on: Db) {
     loop {
         let rendered = limen.list_vms(&ctx(), &VmQuery::default(), page).await.expect("a page");
         let list: serde_json::Value = serde_json::from_slice(&rendered.json).expect("JSON");
-        for vm in list["items"].as_array().expect("items") {
-            *found.entry(vm["id"].as_str().expect("an id").to_owned()).or_insert(0) += 1;
+        let listed: Vec<serde_json::Value> =
+            rendered.vms.iter().map(|vm| serde_json::from_slice(&vm.json()).expect("JSON")).collect();
+        assert_eq!(list, serde_json::json!({ "items": listed, "next_cursor": rendered.next_cursor }));
+        for listed in rendered.vms.iter() {
+            *found.entry(listed.vm.id).or_insert(0) += 1;
         }
-        match list["next_cursor"].as_str() {
+        match &rendered.next_cursor {
             Some(cursor) => page = PageRequest::first(40).expect("a page").with_cursor(cursor).expect("a cursor"),
             None => break,
         }
@@ -368,10 +370,8 @@ pub(crate) async fn pages_hold_every_vm_once(on: Db) {
     assert_eq!((found.len(), found.values().max()), (250, Some(&1)));
     let running = VmQuery { state: Some(VmState::Running), ..VmQuery::default() };
     let rendered = limen.list_vms(&ctx(), &running, PageRequest::first(1000).expect("a page")).await.expect("a page");
-    let list: serde_json::Value = serde_json::from_slice(&rendered.json).expect("JSON");
-    let items = list["items"].as_array().expect("items");
-    assert!(!items.is_empty() && items.len() < 250);
-    assert!(items.iter().all(|vm| vm["status"]["state"] == "running"));
+    assert!(!rendered.vms.is_empty() && rendered.vms.len() < 250);
+    assert!(rendered.vms.iter().all(|listed| listed.vm.status.state == VmState::Running));
     // A list needs neither the host nor the Store.
     sim.disconnect();
     world.store.close().await;

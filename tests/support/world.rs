@@ -203,13 +203,8 @@ impl World {
 pub async fn vms(limen: &Limen) -> BTreeMap<VmId, (String, String)> {
     let page = PageRequest::first(1000).expect("a page");
     let page = limen.list_vms(&Context::local(), &VmQuery::default(), page).await.expect("list VMs");
-    let list: serde_json::Value = serde_json::from_slice(&page.json).expect("a list is JSON");
-    let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
-    let items = list["items"].as_array().expect("items");
-    let vm = |vm: &serde_json::Value| {
-        (text(&vm["id"]).parse().expect("an id"), (text(&vm["status"]["state"]), text(&vm["name"])))
-    };
-    items.iter().map(vm).collect()
+    let vms = page.vms.iter().map(|listed| &listed.vm);
+    vms.map(|vm| (vm.id, (vm.status.state.as_str().to_owned(), vm.name.clone()))).collect()
 }
 
 /// Waits for an operation to end.

@@ -57,7 +57,7 @@ pub use inventory::VmQuery;
 pub use operation::fault::{Fault, FaultPlan, FaultPoint, Moment};
 pub use quota::{HostReserve, QuotaView};
 pub use refusals::Refusals;
-pub use render::VmPage;
+pub use render::{ListedVm, VmPage};
 pub use sampler::SamplesVersion;
 pub use tickets::Ticket;
 pub use tokens::CreateToken;
@@ -240,7 +240,7 @@ impl Shared {
 /// assert_eq!(operation.state, OperationState::Succeeded);
 ///
 /// let page = limen.list_vms(&me, &VmQuery::default(), PageRequest::default()).await?;
-/// assert!(String::from_utf8_lossy(&page.json).contains("\"name\":\"web-1\""));
+/// assert_eq!(page.vms[0].vm.name, "web-1");
 /// limen.shutdown().await;
 /// # Ok(())
 /// # }

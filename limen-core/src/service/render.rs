@@ -18,9 +18,32 @@ use crate::authz::Scope;
 use crate::error::{Error, Result};
 use crate::model::{EventNumber, HostId, PageRequest, Vm};
 
-/// A page of VMs, rendered.
+/// A VM of a page.
+#[derive(Debug, Clone)]
+pub struct ListedVm {
+    /// The VM.
+    pub vm: Arc<Vm>,
+    /// When its host was last observed in full.
+    pub observed_at: Option<time::OffsetDateTime>,
+    /// Whether that is too long ago to rely on.
+    pub stale: bool,
+}
+
+impl ListedVm {
+    /// All of it as JSON, as in [`VmView::json`](super::VmView::json).
+    #[must_use]
+    pub fn json(&self) -> Bytes {
+        close_json(&open_json(&self.vm), &Ending::new(self.observed_at, self.stale))
+    }
+}
+
+/// A page of VMs: as values, and rendered.
 #[derive(Debug, Clone)]
 pub struct VmPage {
+    /// The VMs, by id.
+    pub vms: Arc<[ListedVm]>,
+    /// Where the next page begins ([`PageRequest::with_cursor`]); none at the end.
+    pub next_cursor: Option<String>,
     /// `{"items": [...], "next_cursor": null | "..."}`; each item as in [`VmView::json`](super::VmView::json).
     pub json: Bytes,
     /// The event that it shows.
@@ -30,8 +53,22 @@ pub struct VmPage {
 }
 
 impl VmPage {
-    pub(super) fn new(json: Bytes, event: EventNumber) -> Self {
-        Self { json, event, compressed: Arc::default() }
+    pub(super) fn new(shown: &[Shown], more: bool, endings: &HashMap<HostId, Ending>, event: EventNumber) -> Self {
+        let unknown = Ending::new(None, true);
+        let listed = |shown: &Shown| {
+            let ending = endings.get(&shown.host).unwrap_or(&unknown);
+            ListedVm { vm: Arc::clone(&shown.vm), observed_at: ending.observed_at, stale: ending.stale }
+        };
+        let next_cursor = shown.last().filter(|_| more).map(|last| last.vm.id.to_string());
+        let json = page_json(shown, next_cursor.as_deref(), endings, &unknown);
+        Self { vms: shown.iter().map(listed).collect(), next_cursor, json, event, compressed: Arc::default() }
+    }
+
+    /// A page that a server told.
+    #[cfg(feature = "remote")]
+    pub(crate) fn told(vms: Arc<[ListedVm]>, next_cursor: Option<String>, event: EventNumber) -> Self {
+        let json = whole_page(vms.iter().map(|vm| [vm.json(), Bytes::new()]), next_cursor.as_deref());
+        Self { vms, next_cursor, json, event, compressed: Arc::default() }
     }
 
     pub(super) fn at(self, event: EventNumber) -> Self {
@@ -66,43 +103,49 @@ pub(super) fn open_json(vm: &Vm) -> Bytes {
 }
 
 /// What ends the JSON of each VM of one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ending(Bytes);
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    observed_at: Option<time::OffsetDateTime>,
+    stale: bool,
+    json: Bytes,
+}
 
 impl Ending {
     pub(super) fn new(observed_at: Option<time::OffsetDateTime>, stale: bool) -> Self {
         let at = observed_at.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
         let at = at.map_or_else(|| "null".to_owned(), |at| format!("\"{at}\""));
-        Self(format!(",\"observed_at\":{at},\"stale\":{stale}}}}}").into())
+        Self { observed_at, stale, json: format!(",\"observed_at\":{at},\"stale\":{stale}}}}}").into() }
     }
 }
 
 /// One VM's whole JSON.
-pub(super) fn close_json(shown: &Shown, ending: &Ending) -> Bytes {
-    let mut json = BytesMut::with_capacity(shown.json.len() + ending.0.len());
-    json.put_slice(&shown.json);
-    json.put_slice(&ending.0);
+pub(super) fn close_json(open: &[u8], ending: &Ending) -> Bytes {
+    let mut json = BytesMut::with_capacity(open.len() + ending.json.len());
+    json.put_slice(open);
+    json.put_slice(&ending.json);
     json.freeze()
 }
 
 /// A page's whole JSON.
-pub(super) fn page_json(shown: &[Shown], more: bool, endings: &HashMap<HostId, Ending>) -> Bytes {
-    let size: usize = shown.iter().map(|vm| vm.json.len() + 80).sum();
+fn page_json(shown: &[Shown], next: Option<&str>, endings: &HashMap<HostId, Ending>, unknown: &Ending) -> Bytes {
+    let ending = |vm: &Shown| endings.get(&vm.host).unwrap_or(unknown);
+    whole_page(shown.iter().map(|vm| [&vm.json, &ending(vm).json]), next)
+}
+
+/// A page's whole JSON, of the two parts of each VM's.
+fn whole_page<T: AsRef<[u8]>>(vms: impl Iterator<Item = [T; 2]> + Clone, next: Option<&str>) -> Bytes {
+    let size: usize = vms.clone().flatten().map(|part| part.as_ref().len() + 1).sum();
     let mut json = BytesMut::with_capacity(size + 80);
     json.put_slice(b"{\"items\":[");
-    for (index, vm) in shown.iter().enumerate() {
+    for (index, vm) in vms.enumerate() {
         if index > 0 {
             json.put_u8(b',');
         }
-        json.put_slice(&vm.json);
-        match endings.get(&vm.host) {
-            Some(ending) => json.put_slice(&ending.0),
-            None => json.put_slice(b",\"observed_at\":null,\"stale\":true}}"),
-        }
+        vm.iter().for_each(|part| json.put_slice(part.as_ref()));
     }
     json.put_slice(b"],\"next_cursor\":");
-    match shown.last().filter(|_| more) {
-        Some(last) => json.put_slice(format!("\"{}\"", last.vm.id).as_bytes()),
+    match next {
+        Some(next) => json.put_slice(format!("\"{next}\"").as_bytes()),
         None => json.put_slice(b"null"),
     }
     json.put_u8(b'}');
@@ -160,9 +203,11 @@ mod tests {
     fn pages_in_memory_have_a_limit_in_bytes_and_go_with_their_version() {
         let cache = PageCache::default();
         let held = || cache.0.lock().expect("no poison").values().map(|(_, _, page)| page.json.len()).sum::<usize>();
+        let empty = VmPage::new(&[], false, &HashMap::new(), 0);
         let read = |limit: u32, version: EventNumber, bytes: usize| {
             let key = (Scope::ALL, VmQuery::default(), PageRequest::first(limit).expect("a page"));
-            cache.page(key, version, 0, |_| VmPage::new(vec![0; bytes].into(), version)).json.len()
+            let rendered = |_: &PageKey| VmPage { json: vec![0; bytes].into(), ..empty.clone() };
+            cache.page(key, version, 0, rendered).json.len()
         };
         for limit in 1..=40 {
             assert_eq!(read(limit, 1, 1 << 20), 1 << 20);

@@ -45,7 +45,7 @@ pub struct VmView {
 const DEFAULT_TIMEOUT_S: u32 = 90;
 
 impl Limen {
-    /// A page of VMs, rendered. No call to a host, no query.
+    /// A page of VMs, as values and rendered. No call to a host, no query.
     pub async fn list_vms(&self, ctx: &Context, query: &VmQuery, page: PageRequest) -> Result<VmPage> {
         self.authorize(ctx, Action::ListVms, Resource::Any, "VM")?;
         let shared = &self.shared;
@@ -56,7 +56,7 @@ impl Limen {
         let key = (scope, query.clone(), page);
         let page = shared.pages.page(key, shared.inventory.vms_changed(), observed, |(scope, query, page)| {
             let (shown, more) = shared.inventory.vms(scope, query, *page);
-            VmPage::new(render::page_json(&shown, more, &self.endings()), event)
+            VmPage::new(&shown, more, &self.endings(), event)
         });
         Ok(page.at(event))
     }
@@ -74,7 +74,7 @@ impl Limen {
         Ok(VmView {
             observed_at: host.and_then(|host| host.observed_at()),
             stale: host.is_none_or(|host| host.state(now, &self.shared.timings) != HostState::Up),
-            json: render::close_json(&shown, &ending),
+            json: render::close_json(&shown.json, &ending),
             etag: format!("{}.{}", shown.vm.version, shown.vm.status.revision),
             vm: shown.vm,
             event,

@@ -12,7 +12,6 @@ use limen_core::model::{PageRequest, VmId};
 use limen_core::service::{Console, VmQuery};
 use limen_core::{Context, Limen};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -71,11 +70,9 @@ async fn find(limen: &Limen, context: &Context, vm: &str) -> Result<VmId> {
     }
     let query = VmQuery { name: Some(vm.to_owned()), ..VmQuery::default() };
     let page = limen.list_vms(context, &query, PageRequest::default()).await?;
-    let page: Value = serde_json::from_slice(&page.json).map_err(std::io::Error::from)?;
-    let found: Vec<&Value> = page["items"].as_array().into_iter().flatten().collect();
-    match found.as_slice() {
+    match &*page.vms {
         [] => Err(Failure::new(4, format!("there is no VM {vm:?}"))),
-        [only] => output::text(only, "/id").parse().map_err(|_| Failure::new(1, "the VM has no id")),
+        [only] => Ok(only.vm.id),
         _ => Err(Failure::usage(format!("several owners have a VM {vm:?}; name it by its id"))),
     }
 }
