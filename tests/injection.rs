@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use limen_support::http::{Client, Response};
+use limen_support::server::Server;
 use limen_support::site::{Database, Site, bare, create, text};
 use serde_json::{Map, Value, json};
 
@@ -243,7 +244,8 @@ fn judge(what: &str, answer: &Response) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_text_in_every_place_is_refused_or_stays_text() {
-    let site = Site::start(Database::Postgres);
+    // Hundreds of VMs are made, more than a small machine has memory for.
+    let site = Site::start_with(Database::Postgres, Server::options().env("MEMORY_OVERCOMMIT", "none"));
     // The database says every statement, and no value that is bound to it.
     for setting in ["log_statement = 'all'", "log_parameter_max_length = 0", "log_parameter_max_length_on_error = 0"] {
         site.sql(&format!("ALTER SYSTEM SET {setting}"));
