@@ -1,6 +1,6 @@
 # What there is to do with LIMEN. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build deb run test campaign bench fmt lint doc
+.PHONY: help setup build deb wheels run test campaign bench fmt lint doc
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -15,16 +15,21 @@ build: ## build server and host agent, optimised: target/release/limen, limen-ag
 deb: build ## build the Debian package: target/deb/limen_VERSION_amd64.deb
 	@scripts/deb.sh
 
+wheels: ## build sources and wheels of the Python package: target/wheels
+	@scripts/setup.sh run
+	@scripts/wheels.sh
+
 run: ## serve on 127.0.0.1:18443, with a small guest to greet you
 	@scripts/run.sh
 
 test: ## everything: format, lints, documents, all tests on real back ends
 	@scripts/test.sh
 
-campaign: ## the long forms of the tests named campaign, and the package in a Debian that boots
+campaign: ## the long forms of the tests named campaign, the wheels, and the package in a Debian that boots
 	@scripts/setup.sh
 	@scripts/cargo.sh build --release -p limen-http -p limen-agent
 	@LIMEN_CAMPAIGN=full scripts/cargo.sh test --release --workspace campaign -- --nocapture --test-threads=1
+	@scripts/wheels.sh
 	@scripts/deb.sh --to target/booted
 	@tests/booted.sh target/booted/limen_*.deb
 
