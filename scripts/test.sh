@@ -9,9 +9,11 @@ shopt -s nullglob
 begun=$SECONDS
 summary=()
 current=
+beside=
 
 report() {
     local code=$?
+    [[ -z $beside ]] || kill -- "-$beside" 2>/dev/null || true
     printf '\n'
     printf '%s\n' "${summary[@]}"
     if ((code)); then
@@ -37,6 +39,32 @@ stage() {
 }
 
 cargo() { scripts/cargo.sh "$@"; }
+
+# Programs of tests that mostly wait: they run beside the others, and on their own would take a third of
+# the time. Those that hold the whole machine to something, or to a deadline, run alone.
+waiting=(consoles doctor guides http hypervisor_conformance metrics package service_files)
+alone=(faults harmless)
+
+run_tests() {
+    local name log code=0 others=()
+    for name in $(cargo metadata --format-version 1 --no-deps |
+        jq -r '.packages[] | select(.name != "limen-py") | .targets[] | select(.kind == ["test"]) | .name'); do
+        [[ " ${waiting[*]} ${alone[*]} " == *" $name "* ]] || others+=("--test=$name")
+    done
+    log=$(mktemp)
+    # In a group of its own, to be ended with all that it started.
+    setsid bash -c '"$@" && scripts/cargo.sh test --release --workspace --exclude limen-py --doc' - \
+        scripts/cargo.sh "${tests[@]}" "${waiting[@]/#/--test=}" &>"$log" &
+    beside=$!
+    echo "Beside these run ${waiting[*]} and the examples of the documentation; what they say comes after."
+    cargo "${tests[@]}" --lib --bins "${others[@]}"
+    wait "$beside" || code=$?
+    beside=
+    cat "$log"
+    rm "$log"
+    ((code == 0)) || return 1
+    cargo "${tests[@]}" "${alone[@]/#/--test=}"
+}
 
 # As they were built with the tests: `cargo run` would build with other features, all anew.
 run_examples() {
@@ -92,7 +120,7 @@ stage build cargo "${tests[@]}" --no-run
 stage guest scripts/guest-image.sh
 # `make run` is tested with the server that is tested, not with one more of its own.
 export LIMEN_BIN=${LIMEN_BIN:-${CARGO_TARGET_DIR:-$project/target}/release/limen}
-stage test cargo "${tests[@]}"
+stage test run_tests
 stage examples run_examples
 stage python run_python
 stage schemathesis run_schemathesis
