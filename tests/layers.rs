@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use limen_support::project_dir;
 
 /// The layers of limen-core: each may name itself, those listed, and the base.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("hypervisor", &[]),
     ("store", &[]),
     ("authz", &[]),
     ("metrics", &[]),
     ("backup", &["hypervisor", "store"]),
     ("service", &["hypervisor", "store", "authz", "metrics"]),
+    ("remote", &["hypervisor", "service"]),
     ("testing", &["hypervisor", "store", "authz", "metrics", "service"]),
 ];
 
@@ -36,7 +37,7 @@ const HOMES: [(&str, &[&str]); 10] = [
     ("jsonwebtoken", &["limen-http/src"]),
     ("ipnet", &["limen-http/src"]),
     ("pyo3", &["limen-py/src"]),
-    ("tokio_websockets", &["limen-http/src/relay.rs", "limen-py/src/remote/console.rs"]),
+    ("tokio_websockets", &["limen-core/src/remote/console.rs", "limen-http/src/relay.rs"]),
 ];
 
 /// What the library leaves to the program: the end of a path, or a macro with its `!`.

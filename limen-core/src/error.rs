@@ -242,6 +242,22 @@ impl Error {
         self
     }
 
+    /// Names the argument that it is about.
+    #[must_use]
+    #[cfg(feature = "remote")]
+    pub(crate) fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.0.field = Some(field.into());
+        self
+    }
+
+    /// Names the oldest event that is still kept.
+    #[must_use]
+    #[cfg(feature = "remote")]
+    pub(crate) fn with_oldest(mut self, oldest: EventNumber) -> Self {
+        self.0.oldest = Some(oldest);
+        self
+    }
+
     /// Adds the figures of a refused reservation.
     #[must_use]
     pub fn with_quota(mut self, quota: QuotaFigures) -> Self {

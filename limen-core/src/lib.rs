@@ -11,6 +11,7 @@
 //! | `libvirt` | `hypervisor::libvirt`: KVM and QEMU guests; needs libvirt's development files, links LGPL crates |
 //! | `metrics-local` | `metrics::LocalMetrics`: figures of this machine |
 //! | `metrics-agent` | `metrics::AgentMetrics`: figures of another machine, from its limen-agent |
+//! | `remote` | `remote::Remote`: the client of a server |
 //! | `testing` | `testing`: conformance suites for a back end of your own |
 //!
 //! The library reads no environment variable, opens no listening socket, starts no runtime and
@@ -33,6 +34,9 @@ pub mod store;
 
 pub mod service;
 
+#[cfg(feature = "remote")]
+pub mod remote;
+
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -46,6 +50,6 @@ pub use secret::Secret;
 pub use service::{Limen, LimenBuilder};
 pub use store::Store;
 
-#[cfg(all(doctest, feature = "sqlite"))]
+#[cfg(all(doctest, feature = "remote", feature = "sqlite"))]
 #[doc = include_str!("../../docs/en/embedding.md")]
 struct EmbeddingGuide;

@@ -1,11 +1,44 @@
-//! What a call comes to, as bytes: JSON of an answer, or JSON of a failure.
+//! What a call comes to: JSON of an answer, or JSON of a failure; a list of VMs as it is in memory.
 
+use limen_core::service::VmPage;
 use limen_core::{Error, ErrorKind};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::listed;
+
 /// Whether the call succeeded, and its answer or failure.
-pub(crate) type Answer = (bool, Vec<u8>);
+pub(crate) type Answer = (bool, Reply);
+
+/// What is put down for Python.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Bytes(Vec<u8>),
+    Vms(VmPage),
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(bytes: Vec<u8>) -> Self {
+        Reply::Bytes(bytes)
+    }
+}
+
+impl From<VmPage> for Reply {
+    fn from(page: VmPage) -> Self {
+        Reply::Vms(page)
+    }
+}
+
+impl Reply {
+    pub(crate) fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Reply::Bytes(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
+            Reply::Vms(page) => listed::page(py, page),
+        }
+    }
+}
 
 /// What the library or a server calls what callers know as an argument of another name.
 const NAMES: [(&str, &str); 6] = [
@@ -52,11 +85,6 @@ impl Failure {
         Error::new(kind, message).into()
     }
 
-    /// Whether it is of this kind.
-    pub(crate) fn is(&self, kind: ErrorKind) -> bool {
-        matches!(self, Self::Core(error) if error["kind"] == kind.code())
-    }
-
     fn to_json(&self) -> Vec<u8> {
         match self {
             Self::Core(error) => error.to_string(),
@@ -71,10 +99,10 @@ impl Failure {
     }
 }
 
-pub(crate) fn answer(result: Result<Vec<u8>, Failure>) -> Answer {
+pub(crate) fn answer(result: Result<Reply, Failure>) -> Answer {
     match result {
-        Ok(bytes) => (true, bytes),
-        Err(failure) => (false, failure.to_json()),
+        Ok(reply) => (true, reply),
+        Err(failure) => (false, failure.to_json().into()),
     }
 }
 

@@ -11,6 +11,7 @@ use limen_core::model::{
     AuditQuery, ConsoleKind, CreateVm, EventNumber, ImageId, OperationId, PageRequest, PowerAction, SessionId, Token,
     TokenId, UpdateVm, User, UserId, VmId,
 };
+use limen_core::remote::Remote;
 use limen_core::service::{AddImage, CreateToken, CreateUser, UpdateUser, VmQuery};
 use limen_core::{Context, Error, ErrorKind, Limen, Result, Secret};
 use serde::Deserialize;
@@ -20,9 +21,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::answer::{Failure, json_of, with_members};
+use crate::answer::{Failure, Reply, json_of, with_members};
 use crate::open::{Embedded, Opened, Way};
-use crate::remote;
 use crate::sim;
 use crate::streams::{self, Streams};
 
@@ -140,14 +140,15 @@ macro_rules! calls {
         /// The name of every method that is a call of `Limen`'s.
         const METHODS: &[&str] = &[$(stringify!($method),)+];
 
-        async fn dispatch($call: Call<'_>, method: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+        async fn dispatch($call: Call<'_>, method: &str, args: &[u8]) -> Result<Reply, Failure> {
             match method {
                 $(stringify!($method) => {
                     #[derive(Deserialize)]
                     #[serde(deny_unknown_fields)]
                     struct Args { $($arg: $type,)* }
                     let Args { $($arg,)* } = parse(args)?;
-                    $answer
+                    let answer: Result<_, Failure> = $answer;
+                    answer.map(Reply::from)
                 })+
                 _ => Err(Failure::new(ErrorKind::Unsupported, "There is no such method.")),
             }
@@ -166,20 +167,23 @@ pub(crate) async fn answer_call(
     method: &str,
     message: &[u8],
     body: Option<Vec<u8>>,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Reply, Failure> {
     let Message { asker, key, args } = serde_json::from_slice(message).map_err(Error::internal)?;
     let (args, streams) = (args.get().as_bytes(), &opened.streams);
     if streams::METHODS.contains(&method) {
-        return streams.answer(method, args, body).await;
+        return streams.answer(method, args, body).await.map(Reply::from);
     }
     let embedded = match &opened.way {
         Way::Embedded(embedded) => embedded,
         Way::Server(server) => {
-            let who = match &asker {
-                Asker::Local => None,
-                Asker::Session(secret) | Asker::Token(secret) => Some(secret),
+            let mut server = match asker {
+                Asker::Local => server.clone(),
+                Asker::Session(secret) | Asker::Token(secret) => server.with_token(secret),
             };
-            return server.answer(method, remote::Call { who, key, args, streams }).await;
+            if let Some(key) = key {
+                server = server.with_idempotency_key(key);
+            }
+            return ask(&server, streams, method, args).await.map(Reply::from);
         }
     };
     let limen = &embedded.limen;
@@ -192,6 +196,37 @@ pub(crate) async fn answer_call(
         ctx = ctx.with_idempotency_key(key);
     }
     dispatch(Call { embedded, limen, streams, ctx: &ctx, body }, method, args).await
+}
+
+/// Answers one call from a server.
+async fn ask(server: &Remote, streams: &Streams, method: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Watched {
+        after: EventNumber,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Looked {
+        id: VmId,
+        kind: ConsoleKind,
+    }
+    match method {
+        "open" => {
+            server.health().await?;
+            Ok(b"null".to_vec())
+        }
+        "watch_events" => {
+            let Watched { after } = parse(args)?;
+            json_of(&streams.add_events(server.watch_events(after).await?))
+        }
+        "open_console" => {
+            let Looked { id, kind } = parse(args)?;
+            json_of(&streams.add_console(server.open_console(id, kind).await?))
+        }
+        "simulate" => Err(Failure::new(ErrorKind::Unsupported, "A server's simulated hosts are its own.")),
+        _ => Ok(server.call(method, parse(args)?).await?),
+    }
 }
 
 fn session(id: &Secret) -> Result<SessionId> {
@@ -232,8 +267,7 @@ calls! { |call|
     get_quota() => json_of(&call.limen.get_quota(call.ctx).await?);
 
     list_vms(query: VmQuery, page: Paging) => {
-        let page = call.limen.list_vms(call.ctx, &query, page.request()?).await?;
-        Ok(with_members(&page.json, &json!({ "event": page.event })))
+        Ok(call.limen.list_vms(call.ctx, &query, page.request()?).await?)
     };
     get_vm(id: VmId) => {
         let view = call.limen.get_vm(call.ctx, id).await?;

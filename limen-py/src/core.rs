@@ -1,5 +1,6 @@
 //! The runtime with one `Limen` on it, embedded or a server's: opened, asked, closed.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -77,23 +78,19 @@ impl Core {
         let (pending, filler) = Pending::new();
         let opening = self.opening.clone();
         py.detach(|| {
-            self.handle.spawn(async move {
-                let opened = match opening.await {
-                    Ok(opened) => opened,
-                    Err(failure) => return filler.fill(answer(Err(failure))),
-                };
-                // In a task of its own: a panic is an error of this call.
-                let work = async move { calls::answer_call(&opened, &method, &message, body).await };
-                let answered = match tokio::spawn(work).await {
-                    Ok(answered) => answered,
-                    Err(ended) if ended.is_panic() => Err(Failure::new(
-                        ErrorKind::Internal,
-                        "An internal error occurred: a defect of LIMEN, or of a back end.",
-                    )),
-                    Err(_) => Err(Failure::Closed),
-                };
-                filler.fill(answer(answered));
-            });
+            let is_open = opening.peek().is_some();
+            let work = async move { calls::answer_call(&*opening.await?, &method, &message, body).await };
+            // A panic is an error of this call.
+            let defect = "An internal error occurred: a defect of LIMEN, or of a back end.";
+            let work = AssertUnwindSafe(work).catch_unwind();
+            let mut work =
+                work.map(|ended| ended.unwrap_or_else(|_| Err(Failure::new(ErrorKind::Internal, defect)))).boxed();
+            // What is answered from memory is there at the first look: no thread need be woken for it.
+            let _runtime = self.handle.enter();
+            match is_open.then(|| (&mut work).now_or_never()).flatten() {
+                Some(answered) => filler.fill(answer(answered)),
+                None => drop(self.handle.spawn(async move { filler.fill(answer(work.await)) })),
+            }
         });
         pending
     }

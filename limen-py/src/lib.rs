@@ -2,9 +2,9 @@
 //! bytes.
 //!
 //! Python's classes are Python (`python/limen`). What crosses the border is the name of a method,
-//! its arguments as JSON and its answer as JSON, the very bytes that the core keeps of a VM among
-//! them. Here is one table of methods (`calls`), one way to wait for an answer (`pending`), and
-//! nothing that knows of a Python object but those two classes and `core`.
+//! its arguments as JSON and its answer as JSON; a list of VMs alone is answered from as it is in memory
+//! (`listed`). Here is one table of methods (`calls`), one way to wait for an answer (`pending`), and
+//! nothing that knows of a Python object but those and `core`.
 //!
 //! Invariant: no thread of the runtime ever takes Python's lock. Answers are put down, and fetched by
 //! the thread that asked or by its event loop, which is woken through a socket. So no thread is ever
@@ -13,9 +13,9 @@
 mod answer;
 mod calls;
 mod core;
+mod listed;
 mod open;
 mod pending;
-mod remote;
 mod sim;
 mod streams;
 

@@ -9,6 +9,7 @@ use limen_core::hypervisor::Hypervisor;
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::LocalMetrics;
 use limen_core::model::GIB;
+use limen_core::remote::Remote;
 use limen_core::service::{AdminSeed, HostConfig, HostReserve};
 use limen_core::store::postgres::PostgresStore;
 use limen_core::store::sqlite::SqliteStore;
@@ -16,7 +17,6 @@ use limen_core::store::{PoolSettings, Store};
 use limen_core::{Error, Limen, Result, Secret};
 use serde::Deserialize;
 
-use crate::remote::{Connect, Remote};
 use crate::streams::Streams;
 
 /// Where LIMEN is: in this process, or a server's.
@@ -40,6 +40,14 @@ pub(crate) struct Embed {
     memory_overcommit: Option<f64>,
     free_space_gib: u64,
     max_connections: u32,
+}
+
+/// The keyword arguments of `limen.connect`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connect {
+    url: String,
+    ca_file: Option<PathBuf>,
 }
 
 /// What calls are answered from.
@@ -73,6 +81,15 @@ impl Options {
             Options::Connect(connect) => Way::Server(connect.open()?),
         };
         Ok(Opened { way, streams: Streams::default() })
+    }
+}
+
+impl Connect {
+    fn open(&self) -> Result<Remote> {
+        match &self.ca_file {
+            Some(file) => Remote::connect_trusting(&self.url, file),
+            None => Remote::connect(&self.url),
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use crate::answer::{Answer, Failure, answer};
 
@@ -105,7 +104,7 @@ impl Pending {
     /// it is not there yet. Signals are handled meanwhile, and what their handler raises ends the
     /// wait; the answer can then still be waited for.
     #[pyo3(signature = (timeout=None))]
-    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<(bool, Bound<'py, PyBytes>)>> {
+    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<(bool, Bound<'py, PyAny>)>> {
         let deadline = timeout
             .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok())
             .and_then(|timeout| Instant::now().checked_add(timeout));
@@ -120,7 +119,7 @@ impl Pending {
             });
             match answer {
                 Err(()) => return Err(PyRuntimeError::new_err("this answer was taken already")),
-                Ok(Some((succeeded, bytes))) => return Ok(Some((succeeded, PyBytes::new(py, &bytes)))),
+                Ok(Some((succeeded, reply))) => return Ok(Some((succeeded, reply.to_python(py)?))),
                 Ok(None) => py.check_signals()?,
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use limen_core::model::EventNumber;
+use limen_core::remote::RemoteEvents;
 use limen_core::service::{self, Events};
 use limen_core::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,6 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::answer::{Failure, json_of};
 use crate::calls::parse;
-use crate::remote::RemoteEvents;
 
 /// The methods that are about what is open.
 pub(crate) const METHODS: [&str; 4] = ["next_events", "read_console", "write_console", "close_stream"];
@@ -108,7 +108,10 @@ impl Source {
                 Ok(service::Told::Position(_)) => Ok(Told::Position),
                 Err(error) => Err(error.into()),
             }),
-            Source::There(events) => Some(events.next().await),
+            Source::There(events) => Some(match events.next_json().await {
+                Ok(event) => Ok(event.map_or(Told::Position, Told::Event)),
+                Err(error) => Err(error.into()),
+            }),
         }
     }
 

@@ -66,6 +66,14 @@ def test_every_method_of_the_core_is_a_method_of_both_clients() -> None:
         assert public - here == {"close", "connect", "events", "with_token"}
 
 
+def test_every_method_of_the_core_is_one_of_its_client_of_a_server() -> None:
+    remote = (CORE / "remote" / "typed.rs").read_text()
+    there = set(re.findall(r"^    pub async fn (\w+)", remote, flags=re.M))
+    # HTTP takes no images.
+    assert there == methods_of_limen() - set(NOT_HERE) - {"add_image"}
+    assert set(re.findall(r"/// \[`Limen::(\w+)`\]", remote)) == there
+
+
 def test_both_clients_take_the_same_arguments() -> None:
     for name, method in inspect.getmembers(limen.Client, inspect.isfunction):
         if name.startswith("_") and name != "__init__":

@@ -42,11 +42,15 @@ const RENAMED: [&str; 11] = [
     "list_operations",
 ];
 
+/// A server on a simulated host.
+pub(crate) fn server() -> Server {
+    let settings = [("HYPERVISOR_URI", "sim:///"), ("ADMIN_PASSWORD", ADMIN.1), ("RATE_LIMIT_ENABLED", "false")];
+    settings.into_iter().fold(Server::options(), |options, (name, value)| options.env(name, value)).start()
+}
+
 impl Plain {
     pub(crate) async fn open() -> Self {
-        let settings = [("HYPERVISOR_URI", "sim:///"), ("ADMIN_PASSWORD", ADMIN.1), ("RATE_LIMIT_ENABLED", "false")];
-        let options = settings.into_iter().fold(Server::options(), |options, (name, value)| options.env(name, value));
-        let server = options.start();
+        let server = server();
         let client = Client::new(server.port());
         let document = client.get("/api/swagger.json").await.expect(200).json();
         let client = client.login(ADMIN.0, ADMIN.1).await;

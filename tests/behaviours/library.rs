@@ -5,56 +5,19 @@ use std::sync::Arc;
 use limen_core::authz::RoleAuthz;
 use limen_core::hypervisor::sim::SimHypervisor;
 use limen_core::metrics::LocalMetrics;
-use limen_core::model::{AuditQuery, CreateVm, PageRequest, SessionId, UpdateVm};
-use limen_core::service::{AdminSeed, CreateToken, CreateUser, HostConfig, UpdateUser, VmQuery};
+use limen_core::model::SessionId;
+use limen_core::service::{AdminSeed, HostConfig};
 use limen_core::store::sqlite::SqliteStore;
 use limen_core::{Context, Error, Limen, Result, Secret};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::operations::{Args, operate, shown};
 use super::{ADMIN, Door, Refused};
 
 /// A `Limen` on a simulated host, and the session of its admin.
 pub(crate) struct Library {
     limen: Limen,
     session: SessionId,
-}
-
-/// Arguments that are taken one by one; what is left is the operation's own struct.
-struct Args(Map<String, Value>);
-
-impl Args {
-    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T> {
-        read(name, self.0.remove(name).unwrap_or_default())
-    }
-
-    fn page(&mut self) -> Result<PageRequest> {
-        let limit: Option<u32> = self.take("limit")?;
-        limit.map_or_else(|| Ok(PageRequest::default()), PageRequest::first)
-    }
-
-    fn rest<T: DeserializeOwned>(self) -> Result<T> {
-        read("", Value::Object(self.0))
-    }
-}
-
-/// A wrong value is the caller's, as a door refuses it before the library sees it.
-fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<T> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let field = if path == "." { name.to_owned() } else { path };
-        Error::invalid(field, error.inner().to_string())
-    })
-}
-
-fn shown(value: &impl Serialize) -> Result<Value> {
-    serde_json::to_value(value).map_err(Error::internal)
-}
-
-/// The version of a VM's record, of its entity tag.
-fn version(etag: Option<String>) -> Option<i64> {
-    etag?.split('.').next()?.parse().ok()
 }
 
 impl Library {
@@ -76,6 +39,10 @@ impl Library {
             "health" => return shown(&limen.health().await),
             "ping_store" => return shown(&limen.ping_store().await?),
             "refusals" => return shown(&limen.refusals()),
+            "login" => {
+                let (name, password): (String, Secret) = (args.take("name")?, args.take("password")?);
+                return shown(&limen.login(&Context::local(), &name, &password).await?.0);
+            }
             _ => {}
         }
         let mut ctx = Context::new(limen.authenticate(self.session).await?);
@@ -83,94 +50,19 @@ impl Library {
             ctx = ctx.with_idempotency_key(key);
         }
         let ctx = &ctx;
-        match operation {
-            "login" => {
-                let (name, password): (String, Secret) = (args.take("name")?, args.take("password")?);
-                shown(&limen.login(&Context::local(), &name, &password).await?.0)
-            }
-            "logout" => shown(&limen.logout(ctx).await?),
-            "get_me" => shown(&limen.get_me(ctx).await?),
-            "change_password" => shown(&limen.change_password(ctx, &args.take("current")?, &args.take("new")?).await?),
-            "list_users" => shown(&limen.list_users(ctx, args.page()?).await?),
-            "get_user" => shown(&limen.get_user(ctx, args.take("id")?).await?),
-            "create_user" => shown(&limen.create_user(ctx, args.rest::<CreateUser>()?).await?),
-            "update_user" => {
-                let id = args.take("id")?;
-                shown(&limen.update_user(ctx, id, args.rest::<UpdateUser>()?).await?)
-            }
-            "delete_user" => shown(&limen.delete_user(ctx, args.take("id")?).await?),
-            "create_token" => {
-                let (token, _) = limen.create_token(ctx, args.rest::<CreateToken>()?).await?;
-                Ok(json!({ "token": token }))
-            }
-            "list_tokens" => shown(&limen.list_tokens(ctx, args.page()?).await?),
-            "delete_token" => shown(&limen.delete_token(ctx, args.take("id")?).await?),
-            "get_quota" => shown(&limen.get_quota(ctx).await?),
-            "list_vms" => {
-                let page = args.page()?;
-                let page = limen.list_vms(ctx, &args.rest::<VmQuery>()?, page).await?;
-                read("", serde_json::from_slice(&page.json).map_err(Error::internal)?)
-            }
-            "get_vm" => {
-                let view = limen.get_vm(ctx, args.take("id")?).await?;
-                let mut vm: Value = serde_json::from_slice(&view.json).map_err(Error::internal)?;
-                vm["etag"] = json!(view.etag);
-                Ok(vm)
-            }
-            "create_vm" => shown(&limen.create_vm(ctx, args.rest::<CreateVm>()?).await?),
-            "update_vm" => {
-                let (id, expected) = (args.take("id")?, version(args.take("expected")?));
-                shown(&limen.update_vm(ctx, id, args.rest::<UpdateVm>()?, expected).await?)
-            }
-            "delete_vm" => {
-                let expected = version(args.take("expected")?);
-                shown(&limen.delete_vm(ctx, args.take("id")?, expected).await?)
-            }
-            "change_power" => {
-                let (id, action, timeout) = (args.take("id")?, args.take("action")?, args.take("timeout_s")?);
-                shown(&limen.change_power(ctx, id, action, timeout).await?)
-            }
-            "create_ticket" => {
-                let ticket = limen.create_ticket(ctx, args.take("id")?, args.take("kind")?).await?;
-                Ok(json!({ "secret": ticket.secret.expose() }))
-            }
-            "vm_stats" => shown(&limen.vm_stats(ctx, args.take("id")?).await?),
-            "list_images" => shown(&limen.list_images(ctx, args.page()?).await?),
-            "get_image" => shown(&limen.get_image(ctx, args.take("id")?).await?),
-            "delete_image" => shown(&limen.delete_image(ctx, args.take("id")?).await?),
-            "list_hosts" => shown(&limen.list_hosts(ctx).await?),
-            "host_metrics" => shown(&limen.host_metrics(ctx, &args.take::<String>("name")?).await?),
-            "list_networks" => shown(&limen.list_networks(ctx).await?),
-            "list_operations" => {
-                let page = args.page()?;
-                shown(&limen.list_operations(ctx, args.take("vm")?, page).await?)
-            }
-            "get_operation" => shown(&limen.get_operation(ctx, args.take("id")?).await?),
-            "wait_operation" => {
-                let timeout = std::time::Duration::from_secs_f64(args.take("timeout")?);
-                shown(&limen.wait_operation(ctx, args.take("id")?, timeout).await?)
-            }
-            "cancel_operation" => shown(&limen.cancel_operation(ctx, args.take("id")?).await?),
-            "resume_operation" => shown(&limen.resume_operation(ctx, args.take("id")?).await?),
-            "abandon_operation" => shown(&limen.abandon_operation(ctx, args.take("id")?).await?),
-            "list_audit" => {
-                let page = args.page()?;
-                shown(&limen.list_audit(ctx, &args.rest::<AuditQuery>()?, page).await?)
-            }
-            "get_metrics" => shown(&limen.get_metrics(ctx).await?),
-            "check" => shown(&limen.check(ctx).await?),
-            "get_restored" => shown(&limen.get_restored(ctx).await?),
-            _ => panic!("the library has no {operation}"),
-        }
+        operate!(limen.operation[ctx](args))
     }
+}
+
+/// Why a call of Rust's was refused.
+pub(crate) fn refused(error: &Error) -> Refused {
+    // Here an argument has its whole name.
+    let field = error.field().map(|field| field.trim_end_matches("_password").to_owned());
+    Refused { kind: error.kind().code().to_owned(), field }
 }
 
 impl Door for Library {
     async fn call(&mut self, operation: &str, args: Map<String, Value>) -> std::result::Result<Value, Refused> {
-        self.ask(operation, Args(args)).await.map_err(|error| {
-            // The library calls them by their whole names.
-            let field = error.field().map(|field| field.trim_end_matches("_password").to_owned());
-            Refused { kind: error.kind().code().to_owned(), field }
-        })
+        self.ask(operation, Args(args)).await.map_err(|error| refused(&error))
     }
 }

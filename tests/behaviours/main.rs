@@ -1,11 +1,13 @@
-//! The behaviours that every door of LIMEN has in common, on the library and on plain HTTP. The steps
-//! are in `steps.json`; `limen-py/tests/test_shared.py` runs the same ones on each client of Python.
+//! The behaviours that every door of LIMEN has in common, on the library, on its client of a server, and on
+//! plain HTTP. The steps are in `steps.json`; `limen-py/tests/test_shared.py` runs the same ones on each client of Python.
 //!
 //! A step calls an operation by its name with its arguments, and says what its answer has, or the kind
 //! and field of its error. `$name` is what an earlier step saved.
 
 mod http;
 mod library;
+mod operations;
+mod remote;
 
 use std::collections::BTreeSet;
 
@@ -87,6 +89,13 @@ async fn run(scenario: &Value, door: &mut impl Door) {
 async fn the_library_behaves() {
     for scenario in scenarios() {
         run(&scenario, &mut library::Library::open().await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_of_a_server_behaves() {
+    for scenario in scenarios() {
+        run(&scenario, &mut remote::Served::open().await).await;
     }
 }
 

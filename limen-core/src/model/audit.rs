@@ -115,7 +115,7 @@ fn time_of_id(at: OffsetDateTime) -> (u64, u16) {
 }
 
 /// Which records of the audit: those that fit all that is given.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditQuery {
     /// Of the actor with this [label](crate::Actor::label): `user:ada`, `token:ada/backup`, `local`.

@@ -67,7 +67,8 @@ kinds! {
 }
 
 /// One event as a caller may see it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ToldEvent")]
 pub struct EventView {
     /// Its number in the log.
     pub number: EventNumber,
@@ -109,7 +110,7 @@ pub enum EventObject {
 }
 
 /// A VM's record: what [`Vm`](super::Vm) shows but for the status, which has events of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmObject {
     /// Its name.
     pub name: String,
@@ -135,7 +136,7 @@ pub struct VmObject {
 }
 
 /// What a host shows of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusObject {
     /// The name of the host.
     pub host: String,
@@ -157,10 +158,42 @@ pub struct StatusObject {
 }
 
 /// A host's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostObject {
     /// Its name.
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// An event as it is read: what its object is its kind tells.
+#[derive(Deserialize)]
+struct ToldEvent {
+    number: EventNumber,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    kind: EventKind,
+    id: Uuid,
+    owner: Option<OwnerId>,
+    operation: Option<OperationId>,
+    object: Option<serde_json::Value>,
+}
+
+impl TryFrom<ToldEvent> for EventView {
+    type Error = serde_json::Error;
+
+    fn try_from(told: ToldEvent) -> Result<Self, Self::Error> {
+        use serde_json::from_value;
+
+        let ToldEvent { number, at, kind, id, owner, operation, object } = told;
+        let object = match (kind, object) {
+            (EventKind::Vm, Some(object)) => Some(EventObject::Vm(from_value(object)?)),
+            (EventKind::Status, Some(object)) => Some(EventObject::Status(from_value(object)?)),
+            (EventKind::Operation, Some(object)) => Some(EventObject::Operation(from_value(object)?)),
+            (EventKind::Image, Some(object)) => Some(EventObject::Image(from_value(object)?)),
+            (EventKind::Host, Some(object)) => Some(EventObject::Host(from_value(object)?)),
+            _ => None,
+        };
+        Ok(Self { number, at, kind, id, owner, operation, object })
+    }
 }

@@ -1,6 +1,7 @@
 //! Pages of lists.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -49,6 +50,15 @@ impl PageRequest {
     #[must_use]
     pub fn after(self) -> Option<Uuid> {
         self.after
+    }
+}
+
+impl Serialize for PageRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut request = serializer.serialize_struct("PageRequest", 2)?;
+        request.serialize_field("limit", &self.limit)?;
+        request.serialize_field("cursor", &self.after)?;
+        request.end()
     }
 }
 

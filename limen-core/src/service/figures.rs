@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{Limen, Refusals};
 use crate::authz::{Decision, Resource};
@@ -22,6 +22,39 @@ const OUTCOMES: [OperationState; 3] = [OperationState::Succeeded, OperationState
 /// Where an operation may be that has not ended.
 const UNFINISHED: [OperationState; 3] = [OperationState::Queued, OperationState::Running, OperationState::Undoing];
 
+/// A duration as JSON has it.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A duration as JSON has it, where there is one.
+mod some_seconds {
+    use std::time::Duration;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        seconds.map(|seconds| Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// Durations, counted by how long they were. Any number of threads may add to it at once.
 #[derive(Debug)]
 pub struct Histogram {
@@ -32,14 +65,14 @@ pub struct Histogram {
 }
 
 /// A [`Histogram`] as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Durations {
     /// For each bound in seconds, how many durations were at most so long.
     pub at_most: Vec<(f64, u64)>,
     /// How many durations there are.
     pub count: u64,
     /// What they come to; in JSON, in seconds.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub sum: Duration,
 }
 
@@ -119,28 +152,20 @@ impl Counts {
     }
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-fn some_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
-}
-
 /// A host's part of [`Figures`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFigures {
     /// The host's name.
     pub name: String,
     /// Whether it can be worked with.
     pub state: HostState,
     /// How long ago it was last observed in full; none before the first time. In JSON, in seconds.
-    #[serde(serialize_with = "some_seconds")]
+    #[serde(with = "some_seconds")]
     pub observation_age: Option<Duration>,
 }
 
 /// Operations of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationFigures {
     /// The kind.
     pub kind: OperationKind,
@@ -156,7 +181,7 @@ pub struct OperationFigures {
 }
 
 /// An owner's limits and use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerFigures {
     /// The owner's name.
     pub name: String,
@@ -167,7 +192,7 @@ pub struct OwnerFigures {
 }
 
 /// Figures for monitoring: [`Limen::get_metrics`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Figures {
     /// How many VMs are in each state, those that LIMEN did not make among them; every state is there.
@@ -178,7 +203,7 @@ pub struct Figures {
     pub operations: Vec<OperationFigures>,
     /// How long ago this process had last read everything of the event log; in JSON, in
     /// seconds.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub event_lag: Duration,
     /// Who was refused.
     pub refusals: Refusals,

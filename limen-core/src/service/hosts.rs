@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Limen;
 use crate::authz::Resource;
@@ -14,7 +14,7 @@ use crate::model::{Host, HostSample, HostState, Network};
 const FIRST_FIGURES: Duration = Duration::from_secs(1);
 
 /// Whether LIMEN can do its work. It tells nothing that a stranger may not know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// Whether the Store answered within a second, and takes this program's changes.
     pub store: bool,
@@ -23,7 +23,7 @@ pub struct Health {
 }
 
 /// One host's part of [`Health`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostHealth {
     /// The host's name.
     pub name: String,

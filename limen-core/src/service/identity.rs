@@ -47,7 +47,7 @@ pub struct UpdateUser {
 }
 
 /// A user as admins see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserView {
     /// The user.
     #[serde(flatten)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::context::Action;
 use crate::error::ErrorKind;
@@ -30,7 +30,7 @@ const MOST: usize = 1024;
 const BATCH: usize = 100;
 
 /// How often somebody was refused, since this process began: for metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusals {
     /// Refusals of actors who are known: by policy, by quota, for a wrong password of their own.
     pub known: u64,

@@ -5,7 +5,7 @@
 //! slow hash and no salt.
 
 use rand::RngExt as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
@@ -27,7 +27,7 @@ const BYTES: usize = 32;
 const MOST: usize = 100;
 
 /// A token to make.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// What it is called, unique among one's own: the rules of a VM's name.

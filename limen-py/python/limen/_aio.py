@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._model import TimeoutError
-from ._open import message_of, result_of
+from ._open import message_of, result_of, value_of
 
 if TYPE_CHECKING:
     from ._limen import Core, Pending
@@ -68,7 +67,7 @@ class _Aio:
     def _start(self, method: str, args: Mapping[str, Any], key: str | None = None, body: bytes | None = None) -> Pending:
         return self._core.start(method, message_of(self._as, args, key), body)
 
-    async def _finish(self, pending: Pending, timeout: float | None = None) -> bytes:
+    async def _finish(self, pending: Pending, timeout: float | None = None) -> Any:
         await _post().arrival(pending, timeout)
         answer = pending.wait(0)
         if answer is None:
@@ -76,7 +75,7 @@ class _Aio:
         return result_of(answer)
 
     async def _call(self, method: str, args: Mapping[str, Any], key: str | None = None, body: bytes | None = None) -> Any:
-        return json.loads(await self._finish(self._start(method, args, key, body)))
+        return value_of(await self._finish(self._start(method, args, key, body)))
 
     async def _close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._core.close)

@@ -85,15 +85,20 @@ def error_of(failure: Mapping[str, Any]) -> LimenError:
     return made(failure["message"], details)
 
 
-def result_of(answer: tuple[bool, bytes]) -> bytes:
-    """The bytes of an answer.
+def result_of(answer: tuple[bool, Any]) -> Any:
+    """What an answer is: JSON, or a list that is made already.
 
     Raises the exception of a failure.
     """
-    succeeded, payload = answer
+    succeeded, reply = answer
     if succeeded:
-        return payload
-    raise error_of(json.loads(payload))
+        return reply
+    raise error_of(json.loads(reply))
+
+
+def value_of(reply: Any) -> Any:
+    """An answer as dictionaries and lists."""
+    return json.loads(reply) if isinstance(reply, bytes) else reply
 
 
 def given(**fields: Any) -> dict[str, Any]:

@@ -76,10 +76,14 @@ class Page(Sequence[T], Generic[T]):
 
     def __getitem__(self, index: Any) -> Any:
         found = self._data["items"][index]
+        if isinstance(self._data["items"], tuple):
+            return found
         return tuple(map(self._make, found)) if isinstance(index, slice) else self._make(found)
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._make, self._data["items"])
+        # A tuple has values already, a list has what they are made of.
+        items = self._data["items"]
+        return iter(items) if isinstance(items, tuple) else map(self._make, items)
 
     def __repr__(self) -> str:
         more = "" if self.next_cursor is None else ", and more"
@@ -252,7 +256,7 @@ class Console:
         if self._pending is None:
             self._pending = self._client._start("read_console", {"stream": self._stream, "max": most})
         try:
-            read = self._client._finish(self._pending, timeout)
+            read: bytes = self._client._finish(self._pending, timeout)
         except TimeoutError:
             raise
         except Exception:

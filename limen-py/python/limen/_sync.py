@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._model import TimeoutError
-from ._open import message_of, result_of
+from ._open import message_of, result_of, value_of
 
 if TYPE_CHECKING:
     from ._limen import Core, Pending
@@ -23,14 +22,14 @@ class _Sync:
     def _start(self, method: str, args: Mapping[str, Any], key: str | None = None, body: bytes | None = None) -> Pending:
         return self._core.start(method, message_of(self._as, args, key), body)
 
-    def _finish(self, pending: Pending, timeout: float | None = None) -> bytes:
+    def _finish(self, pending: Pending, timeout: float | None = None) -> Any:
         answer = pending.wait(timeout)
         if answer is None:
             raise TimeoutError(f"Nothing came within {timeout} s.")
         return result_of(answer)
 
     def _call(self, method: str, args: Mapping[str, Any], key: str | None = None, body: bytes | None = None) -> Any:
-        return json.loads(self._finish(self._start(method, args, key, body)))
+        return value_of(self._finish(self._start(method, args, key, body)))
 
     def _close(self) -> None:
         self._core.close()

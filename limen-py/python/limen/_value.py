@@ -69,7 +69,7 @@ class Value:
         raise AttributeError(f"{type(self).__name__} cannot be changed: {name}")
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Value) or type(other) is not type(self):
+        if not isinstance(other, Value) or other.__class__ is not type(self):
             return NotImplemented
         return self._data == other._data
 

@@ -9,8 +9,6 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use headers::{HeaderMapExt as _, SecWebsocketAccept, SecWebsocketKey};
-use limen_core::model::{ConsoleKind, VmId};
-use limen_core::{ErrorKind, Secret};
 use reqwest::Upgraded;
 use reqwest::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
@@ -18,22 +16,25 @@ use tokio_websockets::{ClientBuilder, Limits, Message, WebSocketStream};
 
 use super::routes::Request;
 use super::wire::Wire;
-use crate::answer::Failure;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{ConsoleKind, VmId};
+use crate::secret::Secret;
 
 /// Bytes on their way, each way.
 const ON_THE_WAY: usize = 64 << 10;
 /// The largest message that a server may send.
 const LARGEST: usize = 1 << 20;
 
-/// The bytes of a console.
+/// An open console of a server's VM: bytes to and from the guest. Dropping it closes it; one that was lost
+/// ends with an error of [`ConnectionReset`](io::ErrorKind::ConnectionReset).
 #[derive(Debug)]
-pub(super) struct Socket {
+pub struct RemoteConsole {
     bytes: DuplexStream,
     /// Its end was none that the server told of.
     lost: Arc<AtomicBool>,
 }
 
-pub(super) async fn open(wire: &Wire, who: Option<&Secret>, id: VmId, kind: ConsoleKind) -> Result<Socket, Failure> {
+pub(super) async fn open(wire: &Wire, who: Option<&Secret>, id: VmId, kind: ConsoleKind) -> Result<RemoteConsole> {
     let key = SecWebsocketKey::from(*uuid::Uuid::new_v4().as_bytes());
     let mut request = Request::get(format!("/{}/{id}", kind.as_str()));
     request.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -46,14 +47,14 @@ pub(super) async fn open(wire: &Wire, who: Option<&Secret>, id: VmId, kind: Cons
     let upgraded = if accepted { response.upgrade().await.ok() } else { None };
     let Some(upgraded) = upgraded else {
         let text = format!("{} opens no WebSocket: does a proxy before it pass upgrades on?", wire.url());
-        return Err(Failure::new(ErrorKind::Unavailable, &text));
+        return Err(Error::new(ErrorKind::Unavailable, text));
     };
     let limits = Limits::default().max_payload_len(Some(LARGEST));
     let socket = ClientBuilder::new().limits(limits).take_over(upgraded);
     let (bytes, theirs) = tokio::io::duplex(ON_THE_WAY);
     let lost = Arc::<AtomicBool>::default();
     tokio::spawn(relay(socket, theirs, Arc::clone(&lost)));
-    Ok(Socket { bytes, lost })
+    Ok(RemoteConsole { bytes, lost })
 }
 
 /// Carries bytes both ways until either side ends.
@@ -88,7 +89,7 @@ async fn relay(socket: WebSocketStream<Upgraded>, bytes: DuplexStream, lost: Arc
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for RemoteConsole {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
@@ -99,7 +100,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for RemoteConsole {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.bytes).poll_write(cx, bytes)
     }

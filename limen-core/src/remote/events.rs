@@ -1,22 +1,22 @@
 //! A server's events: Server-Sent Events, as the HTML standard has them.
 
-use limen_core::Secret;
-use limen_core::model::EventNumber;
-use reqwest::Response;
 use reqwest::header::{ACCEPT, HeaderValue};
+use reqwest::{Response, Url};
 use serde_json::value::RawValue;
 
 use super::routes::Request;
-use super::wire::{Wire, failure};
-use crate::answer::Failure;
-use crate::streams::Told;
+use super::wire::{Wire, broken_off, error_of, strange};
+use crate::error::Result;
+use crate::model::{EventNumber, EventView};
+use crate::secret::Secret;
+use crate::service::Told;
 
 /// A line is an event's object at most: a VM's record, with the limits of its parts.
 const LONGEST_LINE: usize = 4 << 20;
 
-/// An open stream.
+/// An open stream of a server's events: [`Remote::watch_events`](super::Remote::watch_events).
 #[derive(Debug)]
-pub(crate) struct RemoteEvents {
+pub struct RemoteEvents {
     response: Response,
     /// What came and is no whole line yet.
     rest: Vec<u8>,
@@ -25,11 +25,11 @@ pub(crate) struct RemoteEvents {
     data: String,
     id: Option<EventNumber>,
     position: EventNumber,
-    broken_off: Failure,
+    url: Url,
 }
 
 impl RemoteEvents {
-    pub(super) async fn open(wire: &Wire, who: Option<&Secret>, after: EventNumber) -> Result<Self, Failure> {
+    pub(super) async fn open(wire: &Wire, who: Option<&Secret>, after: EventNumber) -> Result<Self> {
         let mut request = Request::get(format!("/api/events?after={after}"));
         request.headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         let response = wire.send(&request, who, None).await?;
@@ -40,17 +40,37 @@ impl RemoteEvents {
             data: String::new(),
             id: None,
             position: after,
-            broken_off: wire.broken_off(),
+            url: wire.url().clone(),
         })
     }
 
-    /// The number of the last event that was told.
-    pub(crate) fn position(&self) -> EventNumber {
+    /// The number of the last event that was told: where to go on from.
+    #[must_use]
+    pub fn position(&self) -> EventNumber {
         self.position
     }
 
-    /// What is told next. Whoever gives up waiting loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Told, Failure> {
+    /// What comes next, as soon as there is something. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Those of [`Events::next`](crate::service::Events::next).
+    /// [`Unavailable`](crate::ErrorKind::Unavailable): the connection was lost; open another one after
+    /// [`position`](Self::position). An error is the last thing told.
+    pub async fn next(&mut self) -> Result<Told> {
+        match self.next_json().await? {
+            Some(event) => {
+                let event: EventView = serde_json::from_str(event.get()).map_err(strange)?;
+                Ok(Told::Event(Box::new(event)))
+            }
+            None => Ok(Told::Position(self.position)),
+        }
+    }
+
+    /// The same with the event as the server wrote it; none where a position alone is told.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn next_json(&mut self) -> Result<Option<Box<RawValue>>> {
         loop {
             while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -61,12 +81,12 @@ impl RemoteEvents {
             }
             match self.response.chunk().await {
                 Ok(Some(chunk)) if self.rest.len() + chunk.len() <= LONGEST_LINE => self.rest.extend_from_slice(&chunk),
-                _ => return Err(self.broken_off.clone()),
+                _ => return Err(broken_off(&self.url)),
             }
         }
     }
 
-    fn take(&mut self, line: &str) -> Option<Result<Told, Failure>> {
+    fn take(&mut self, line: &str) -> Option<Result<Option<Box<RawValue>>>> {
         if !line.is_empty() {
             let (name, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
@@ -81,12 +101,9 @@ impl RemoteEvents {
         let (kind, data) = (std::mem::take(&mut self.kind), std::mem::take(&mut self.data));
         if kind == "end" {
             let problem = serde_json::from_str(&data).unwrap_or_default();
-            return Some(Err(failure(&problem, None).unwrap_or_else(|| self.broken_off.clone())));
+            return Some(Err(error_of(&problem, None).unwrap_or_else(|| broken_off(&self.url))));
         }
         self.position = self.id.take()?;
-        Some(match RawValue::from_string(data) {
-            Ok(event) => Ok(Told::Event(event)),
-            Err(_) => Ok(Told::Position),
-        })
+        Some(Ok(RawValue::from_string(data).ok()))
     }
 }

@@ -2,18 +2,18 @@
 //! operations, with the names that differ on the wire (a user's `name` is `username` there).
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use form_urlencoded::Serializer;
-use limen_core::{Error, ErrorKind};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::wire::Answer;
-use crate::answer::{Failure, argument, json_of, with_members};
-use crate::calls::version;
+use super::wire::{Answer, strange};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What is sent.
 #[derive(Debug)]
@@ -82,20 +82,21 @@ impl Request {
     }
 
     /// Only where the VM's record is still that of this tag.
-    fn expecting(mut self, etag: Option<&str>) -> Result<Self, Error> {
-        if version(etag)?.is_some() {
-            let tag = format!("\"{}\"", etag.unwrap_or_default());
-            let tag = HeaderValue::from_str(&tag).map_err(|_| Error::invalid("expected", "expected is no etag."))?;
+    fn expecting(mut self, etag: Option<&str>) -> Result<Self> {
+        if let Some(etag) = etag {
+            let wrong = || Error::invalid("expected", "expected must be the etag of a VM.");
+            etag.split('.').next().and_then(|version| version.parse::<i64>().ok()).ok_or_else(wrong)?;
+            let tag = HeaderValue::from_str(&format!("\"{etag}\"")).map_err(|_| wrong())?;
             self.headers.insert(IF_MATCH, tag);
         }
         Ok(self)
     }
 
     /// With an idempotency key.
-    pub(super) fn keyed(mut self, key: Option<String>) -> Result<Self, Error> {
+    pub(super) fn keyed(mut self, key: Option<&str>) -> Result<Self> {
         if let Some(key) = key {
             let text = "idempotency_key must be 1 to 255 visible ASCII characters.";
-            let key = HeaderValue::from_str(&key).map_err(|_| Error::invalid("idempotency_key", text))?;
+            let key = HeaderValue::from_str(key).map_err(|_| Error::invalid("idempotency_key", text))?;
             self.headers.insert(HeaderName::from_static("idempotency-key"), key);
         }
         Ok(self)
@@ -107,7 +108,7 @@ impl Request {
 }
 
 /// The arguments of a call, taken one by one.
-struct Args(Map<String, Value>);
+pub(super) struct Args(pub(super) Map<String, Value>);
 
 fn wrong(name: &str, what: impl Display) -> Error {
     Error::invalid(name, format!("{name}: it must be {what}."))
@@ -118,23 +119,33 @@ impl Args {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    fn text(&mut self, name: &'static str) -> Result<String, Error> {
+    fn text(&mut self, name: &'static str) -> Result<String> {
         match self.take(name) {
             Some(Value::String(text)) => Ok(text),
             _ => Err(wrong(name, "a text")),
         }
     }
 
-    fn optional(&mut self, name: &'static str) -> Result<Option<String>, Error> {
+    fn optional(&mut self, name: &'static str) -> Result<Option<String>> {
         if self.0.get(name).is_none_or(Value::is_null) { Ok(None) } else { self.text(name).map(Some) }
     }
 
     /// The id of a thing: no other text comes into a path.
-    fn id(&mut self) -> Result<Uuid, Error> {
+    pub(super) fn id(&mut self) -> Result<Uuid> {
         self.text("id")?.parse().map_err(|_| wrong("id", "a UUID"))
     }
 
-    fn object(&mut self, name: &'static str) -> Result<Map<String, Value>, Error> {
+    pub(super) fn number(&mut self, name: &'static str) -> Result<i64> {
+        self.take(name).and_then(|value| value.as_i64()).ok_or_else(|| wrong(name, "a number"))
+    }
+
+    pub(super) fn seconds(&mut self, name: &'static str) -> Result<Duration> {
+        let seconds = self.take(name).and_then(|value| value.as_f64());
+        let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        seconds.ok_or_else(|| Error::invalid(name, "The time must be a number of seconds, 0 or more."))
+    }
+
+    fn object(&mut self, name: &'static str) -> Result<Map<String, Value>> {
         match self.take(name) {
             Some(Value::Object(object)) => Ok(object),
             None => Ok(Map::new()),
@@ -143,7 +154,7 @@ impl Args {
     }
 
     /// The members of `query` and `page` as a query string's; the server refuses what it does not know.
-    fn query(&mut self) -> Result<Vec<(String, String)>, Error> {
+    fn query(&mut self) -> Result<Vec<(String, String)>> {
         let mut members = self.object("query")?;
         members.extend(self.object("page")?);
         rename(&mut members, "user", "user_id");
@@ -153,7 +164,7 @@ impl Args {
                 Value::Null => continue,
                 Value::String(text) => text,
                 Value::Number(number) => number.to_string(),
-                _ => return Err(wrong(argument(&name), "a text")),
+                _ => return Err(wrong(&name, "a text")),
             };
             query.push((name, value));
         }
@@ -169,8 +180,7 @@ fn rename(object: &mut Map<String, Value>, from: &str, to: &str) {
 }
 
 /// The request that a method is.
-pub(super) fn of(method: &str, args: Map<String, Value>) -> Result<Route, Failure> {
-    let mut args = Args(args);
+pub(super) fn of(method: &str, mut args: Args) -> Result<Route> {
     let route = match method {
         "login" => {
             let body = json!({ "username": args.text("name")?, "password": args.text("password")? });
@@ -227,13 +237,17 @@ pub(super) fn of(method: &str, args: Map<String, Value>) -> Result<Route, Failur
 
         "list_images" => Request::get("/api/images").with_query(&args.query()?).read_as(Reader::Same),
         "get_image" => Request::get(format!("/api/images/{}", args.id()?)).read_as(Reader::Same),
+        "add_image" => {
+            let text = "A server takes no images over HTTP: add it on the server's machine, with `limen image add`.";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         "delete_image" => Request::new(Method::DELETE, format!("/api/images/{}", args.id()?)).read_as(Reader::Same),
 
         "list_hosts" => Request::get("/api/hosts").read_as(Reader::Items),
         "host_metrics" => {
             let name = args.text("name")?;
             if ["", ".", ".."].contains(&&*name) {
-                return Err(Error::not_found("host").into());
+                return Err(Error::not_found("host"));
             }
             let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
             Request::get(format!("/api/hosts/{name}/metrics")).read_as(Reader::Same)
@@ -256,9 +270,23 @@ pub(super) fn of(method: &str, args: Map<String, Value>) -> Result<Route, Failur
         "refusals" => Request::get("/api/metrics").accepting_json().read_as(Reader::Part("refusals")),
         "check" => Request::get("/api/check").read_as(Reader::Same),
         "get_restored" => Request::get("/api/restored").read_as(Reader::Same),
-        _ => return Err(Failure::new(ErrorKind::Unsupported, "There is no such method.")),
+        _ => return Err(Error::new(ErrorKind::Unsupported, "There is no such method.")),
     };
     Ok(route)
+}
+
+pub(super) fn json_of(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(Error::internal)
+}
+
+/// The JSON of an object, `object`, and more members behind its own.
+fn with_members(object: &[u8], more: &Value) -> Vec<u8> {
+    let more = more.to_string();
+    let mut json = Vec::with_capacity(object.len() + more.len());
+    json.extend_from_slice(object.strip_suffix(b"}").unwrap_or(object));
+    json.push(b',');
+    json.extend_from_slice(more.strip_prefix('{').unwrap_or(&more).as_bytes());
+    json
 }
 
 fn user(object: &mut Map<String, Value>) {
@@ -272,9 +300,9 @@ fn token(object: &mut Map<String, Value>) {
 
 impl Reader {
     /// The answer as the embedded one gives it.
-    pub(super) fn read(self, answer: Answer) -> Result<Vec<u8>, Failure> {
+    pub(super) fn read(self, answer: Answer) -> Result<Vec<u8>> {
         let Answer { body, event, etag } = answer;
-        let parsed = || serde_json::from_slice::<Map<String, Value>>(&body).map_err(Error::internal);
+        let parsed = || serde_json::from_slice::<Map<String, Value>>(&body).map_err(strange);
         match self {
             Reader::Same => Ok(body.to_vec()),
             Reader::Nothing => Ok(b"null".to_vec()),
@@ -304,7 +332,7 @@ impl Reader {
     }
 }
 
-fn each(mut page: Map<String, Value>, change: fn(&mut Map<String, Value>)) -> Result<Vec<u8>, Failure> {
+fn each(mut page: Map<String, Value>, change: fn(&mut Map<String, Value>)) -> Result<Vec<u8>> {
     let items = page.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten();
     items.filter_map(Value::as_object_mut).for_each(change);
     json_of(&page)

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use limen_core::model::EventNumber;
-use limen_core::{Error, ErrorKind, Secret};
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::routes::Request;
-use crate::answer::{Failure, argument};
+use crate::error::{Error, ErrorKind, QuotaFigures, Result};
+use crate::model::EventNumber;
+use crate::secret::Secret;
 
 const EVENT: &str = "x-limen-event";
 /// How long the server may take to be reached, and between two parts of an answer: a check of many
@@ -25,7 +26,7 @@ const LONGEST_TURN: Duration = Duration::from_secs(30);
 
 /// The way to one server.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(super) struct Wire {
     client: Client,
     url: Url,
     /// The newest event that an answer to a change bore: what follows shows that change, whichever of
@@ -43,7 +44,7 @@ pub(super) struct Answer {
 }
 
 impl Wire {
-    pub(super) fn to(url: &str, ca_file: Option<&Path>) -> Result<Self, Error> {
+    pub(super) fn to(url: &str, ca_file: Option<&Path>) -> Result<Self> {
         let text = "url must be http:// or https://, a host, and nothing behind the port: http://192.0.2.1:18443.";
         let refused = || Error::invalid("url", text);
         let url = Url::parse(url).map_err(|_| refused())?;
@@ -87,7 +88,7 @@ impl Wire {
         request: Request,
         who: Option<&Secret>,
         at_least: Option<EventNumber>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer> {
         let changes = request.method != Method::GET;
         let response = self.send(&request, who, at_least).await?;
         let headers = response.headers();
@@ -106,7 +107,7 @@ impl Wire {
         request: &Request,
         who: Option<&Secret>,
         at_least: Option<EventNumber>,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response> {
         let changes = request.method != Method::GET;
         let mut turn = 0;
         loop {
@@ -138,10 +139,10 @@ impl Wire {
     }
 
     /// The error of a problem document (RFC 9457).
-    async fn refused(&self, response: Response, wait: Option<Duration>) -> Failure {
+    async fn refused(&self, response: Response, wait: Option<Duration>) -> Error {
         let status = response.status();
         let problem: Value = serde_json::from_slice(&response.bytes().await.unwrap_or_default()).unwrap_or_default();
-        failure(&problem, wait).unwrap_or_else(|| {
+        error_of(&problem, wait).unwrap_or_else(|| {
             // A proxy's own answer, or what is not LIMEN at all.
             let kind = match status {
                 StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -149,12 +150,12 @@ impl Wire {
                 }
                 _ => ErrorKind::Internal,
             };
-            Failure::new(kind, &format!("{} answered {status}, and it is not LIMEN that did.", self.url))
+            Error::new(kind, format!("{} answered {status}, and it is not LIMEN that did.", self.url))
         })
     }
 
     /// No answer came. What might have been done all the same is said to be unknown.
-    fn lost(&self, error: &reqwest::Error, changes: bool) -> Failure {
+    fn lost(&self, error: &reqwest::Error, changes: bool) -> Error {
         let mut why: &dyn std::error::Error = error;
         while let Some(deeper) = why.source() {
             why = deeper;
@@ -163,32 +164,43 @@ impl Wire {
         if changes && !error.is_connect() {
             let text =
                 format!("The connection to {url} was lost before its answer came ({why}): it may be done or not.");
-            return Failure::new(ErrorKind::Interrupted, &text);
+            return Error::new(ErrorKind::Interrupted, text);
         }
-        Failure::new(ErrorKind::Unavailable, &format!("No answer from {url}: {why}."))
-    }
-
-    /// What a stream that broke off ends with.
-    pub(super) fn broken_off(&self) -> Failure {
-        let text = format!("The connection to {} was lost; go on from the last position.", self.url);
-        Failure::new(ErrorKind::Unavailable, &text)
+        Error::new(ErrorKind::Unavailable, format!("No answer from {url}: {why}."))
     }
 }
 
-/// The failure that a problem document tells of, where it is one.
-pub(super) fn failure(problem: &Value, wait: Option<Duration>) -> Option<Failure> {
-    let quota = problem["resource"].is_string();
-    Some(Failure::Core(json!({
-        "kind": problem["code"].as_str()?,
-        "message": problem["detail"].as_str()?,
-        "field": problem["field"].as_str().map(argument),
-        "quota": quota.then(|| json!({
-            "resource": problem["resource"], "limit": problem["limit"], "used": problem["used"],
-        })),
-        "operation_id": problem["operation_id"],
-        "oldest": problem["oldest"],
-        "retry_after": wait.map(|wait| wait.as_secs_f64()),
-    })))
+/// An answer that is none of LIMEN's, or of a newer one's.
+pub(super) fn strange(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Internal, "The server's answer is not one that this version understands.").with_source(error)
+}
+
+/// What a stream that broke off ends with.
+pub(super) fn broken_off(url: &Url) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("The connection to {url} was lost; go on from the last position."))
+}
+
+/// The error that a problem document tells of, where it is one.
+pub(super) fn error_of(problem: &Value, wait: Option<Duration>) -> Option<Error> {
+    // What a newer server may call otherwise is no error that this one knows how to act on.
+    let kind = ErrorKind::deserialize(&problem["code"]).unwrap_or(ErrorKind::Internal);
+    problem["code"].as_str()?;
+    let mut error = Error::new(kind, problem["detail"].as_str()?);
+    if let Some(field) = problem["field"].as_str() {
+        error = error.with_field(field);
+    }
+    if problem["resource"].is_string()
+        && let Ok(quota) = QuotaFigures::deserialize(problem)
+    {
+        error = error.with_quota(quota);
+    }
+    if let Some(id) = problem["operation_id"].as_str().and_then(|id| id.parse().ok()) {
+        error = error.with_operation_id(id);
+    }
+    if let Some(oldest) = problem["oldest"].as_i64() {
+        error = error.with_oldest(oldest);
+    }
+    Some(wait.into_iter().fold(error, Error::with_retry_after))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
