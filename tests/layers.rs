@@ -21,7 +21,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// What every layer may name. It names nothing but itself.
-const BASE: [&str; 6] = ["model", "error", "context", "secret", "clock", "hex"];
+const BASE: [&str; 7] = ["model", "error", "context", "secret", "clock", "hex", "address"];
 
 /// Back ends of one trait: none may name another.
 const BACK_ENDS: [(&str, &[&str]); 2] = [("hypervisor", &["sim", "libvirt"]), ("store", &["sqlite", "postgres"])];

@@ -17,6 +17,8 @@
 //! The library reads no environment variable, opens no listening socket, starts no runtime and
 //! installs no logger: configuration arrives as values, logs leave through `tracing`.
 
+#[cfg(any(feature = "metrics-agent", feature = "remote"))]
+mod address;
 mod clock;
 mod context;
 mod error;

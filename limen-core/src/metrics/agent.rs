@@ -8,6 +8,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::MetricsSource;
+use crate::address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::HostMetrics;
 use crate::secret::Secret;
@@ -62,17 +63,7 @@ impl AgentMetrics {
             let text = "It must be a URL like http://192.0.2.1:9000: http or https, a host, a port.";
             Error::invalid("agent_url", text)
         };
-        let mut url = Url::parse(url).map_err(|_| refused())?;
-        let is_plain = ["http", "https"].contains(&url.scheme())
-            && url.has_host()
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if !is_plain {
-            return Err(refused());
-        }
+        let mut url = address::parse(url).ok_or_else(refused)?;
         url.set_path("/metrics");
         // It is asked for figures: neither to lead elsewhere nor through anybody.
         let client = Client::builder().timeout(DEADLINE).redirect(reqwest::redirect::Policy::none()).no_proxy();

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::routes::Request;
+use crate::address;
 use crate::error::{Error, ErrorKind, QuotaFigures, Result};
 use crate::model::EventNumber;
 use crate::secret::Secret;
@@ -46,18 +47,7 @@ pub(super) struct Answer {
 impl Wire {
     pub(super) fn to(url: &str, ca_file: Option<&Path>) -> Result<Self> {
         let text = "url must be http:// or https://, a host, and nothing behind the port: http://192.0.2.1:18443.";
-        let refused = || Error::invalid("url", text);
-        let url = Url::parse(url).map_err(|_| refused())?;
-        let is_server = ["http", "https"].contains(&url.scheme())
-            && url.has_host()
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if !is_server {
-            return Err(refused());
-        }
+        let url = address::parse(url).ok_or_else(|| Error::invalid("url", text))?;
         let mut client = Client::builder()
             .connect_timeout(CONNECTING)
             .read_timeout(SILENCE)
