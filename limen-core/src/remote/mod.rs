@@ -1,8 +1,8 @@
 //! The client of a server: the operations of [`Limen`](crate::Limen) over HTTP, with the same names,
 //! arguments, answers and errors.
 //!
-//! [`routes`] turns an operation and its arguments into a request, and the answer into what `Limen`
-//! answers; [`wire`] carries it; [`events`] and [`console`] are what is open for long; [`typed`] are the
+//! `routes` turns an operation and its arguments into a request, and the answer into what `Limen`
+//! answers; `wire` carries it; `events` and `console` are what is open for long; `typed` are the
 //! operations with their types. [`Remote::call`] is the same with names and JSON, for programs in other
 //! languages.
 //!
