@@ -14,11 +14,12 @@ use pyo3::basic::CompareOp;
 use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyModule, PyTuple};
 
 /// A page of VMs as Python's `Page` takes it. Its items are a tuple: they are values already.
 pub(crate) fn page<'py>(py: Python<'py>, page: &VmPage) -> PyResult<Bound<'py, PyAny>> {
-    let vms = (0..page.vms.len()).map(|place| Py::new(py, ListVm(Part::of(&page.vms, place))));
+    let shelf = Arc::new(Shelf::of(py, page)?);
+    let vms = (0..page.vms.len()).map(|place| Py::new(py, ListVm(Part::of(&shelf, place))));
     let answer = PyDict::new(py);
     answer.set_item("items", PyTuple::new(py, vms.collect::<PyResult<Vec<_>>>()?)?)?;
     answer.set_item("next_cursor", &page.next_cursor)?;
@@ -26,10 +27,40 @@ pub(crate) fn page<'py>(py: Python<'py>, page: &VmPage) -> PyResult<Bound<'py, P
     Ok(answer.into_any())
 }
 
+/// The VMs of a page, and what of Python their fields are made of: that of the interpreter which asked,
+/// for each has classes of its own.
+#[derive(Debug)]
+struct Shelf {
+    vms: Arc<[ListedVm]>,
+    /// `limen._model`.
+    model: Py<PyModule>,
+    /// The members of `limen.VmState`, in the order of [`VmState::ALL`].
+    states: Vec<Py<PyAny>>,
+}
+
+impl Shelf {
+    fn of(py: Python<'_>, page: &VmPage) -> PyResult<Self> {
+        let model = py.import("limen._model")?;
+        let members = model.getattr("VmState")?;
+        let states = VmState::ALL.iter().map(|state| Ok(members.call1((state.as_str(),))?.unbind()));
+        let states = states.collect::<PyResult<_>>()?;
+        Ok(Self { vms: Arc::clone(&page.vms), model: model.unbind(), states })
+    }
+
+    fn class<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.model.bind(py).getattr(name)
+    }
+
+    fn member(&self, py: Python<'_>, state: VmState) -> Option<Py<PyAny>> {
+        let place = VmState::ALL.iter().position(|one| *one == state)?;
+        Some(self.states.get(place)?.clone_ref(py))
+    }
+}
+
 /// A VM, of which an object is the whole or a part.
 struct Part {
     /// All of the page: one count for a thousand VMs, and none of them is touched before it is read.
-    page: Arc<[ListedVm]>,
+    shelf: Arc<Shelf>,
     place: usize,
     /// The true one.
     made: PyOnceLock<Py<PyAny>>,
@@ -42,17 +73,17 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
-    fn of(page: &Arc<[ListedVm]>, place: usize) -> Self {
-        Self { page: Arc::clone(page), place, made: PyOnceLock::new() }
+    fn of(shelf: &Arc<Shelf>, place: usize) -> Self {
+        Self { shelf: Arc::clone(shelf), place, made: PyOnceLock::new() }
     }
 
     /// Another part of the same VM.
     fn part(&self) -> Self {
-        Self::of(&self.page, self.place)
+        Self::of(&self.shelf, self.place)
     }
 
     fn listed(&self) -> &ListedVm {
-        &self.page[self.place]
+        &self.shelf.vms[self.place]
     }
 
     fn vm(&self) -> &Vm {
@@ -63,27 +94,11 @@ impl Part {
     fn made<'py>(&self, py: Python<'py>, field: Option<&str>) -> PyResult<&Bound<'py, PyAny>> {
         let make = || {
             let data = py.import("json")?.call_method1("loads", (&*self.listed().json(),))?;
-            let vm = class(py, "Vm")?.call_method1("_of", (data,))?;
+            let vm = self.shelf.class(py, "Vm")?.call_method1("_of", (data,))?;
             Ok(field.map_or(Ok(vm.clone()), |field| vm.getattr(field))?.unbind())
         };
         self.made.get_or_try_init(py, make).map(|made| made.bind(py))
     }
-}
-
-/// A class of `limen._model`.
-fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
-    Ok(py.import("limen._model")?.getattr(name)?.cast_into()?)
-}
-
-/// The member of `limen.VmState`.
-fn member(py: Python<'_>, state: VmState) -> PyResult<Py<PyAny>> {
-    static MEMBERS: PyOnceLock<Vec<Py<PyAny>>> = PyOnceLock::new();
-    let members = MEMBERS.get_or_try_init(py, || {
-        let class = class(py, "VmState")?;
-        VmState::ALL.iter().map(|state| Ok(class.call1((state.as_str(),))?.unbind())).collect::<PyResult<_>>()
-    })?;
-    let place = VmState::ALL.iter().position(|one| *one == state).unwrap_or_default();
-    Ok(members[place].clone_ref(py))
 }
 
 macro_rules! listed {
@@ -98,10 +113,8 @@ macro_rules! listed {
             $($getters)*
 
             #[getter]
-            fn __class__(&self, py: Python<'_>) -> PyResult<Py<PyType>> {
-                static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-                let class = CLASS.get_or_try_init(py, || Ok::<_, PyErr>(class(py, $class)?.unbind()))?;
-                Ok(class.clone_ref(py))
+            fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                self.0.shelf.class(py, $class)
             }
 
             fn __getattr__<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -220,8 +233,8 @@ impl ListStatus {
 
 listed! { ListStatus = "VmStatus", Some("status");
     #[getter]
-    fn state(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        member(py, self.status().state)
+    fn state(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.0.shelf.member(py, self.status().state)
     }
 
     #[getter]

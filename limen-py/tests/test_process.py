@@ -291,24 +291,39 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
         raise AssertionError("the owner never showed it")
 
 
+IN_AN_INTERPRETER = """
+import limen
+with limen.Client("sim:///?vms=3", ":memory:") as client:
+    while not len(page := client.list_vms()):
+        pass
+    state = page[0].status.state
+    # Its classes are its own.
+    print(isinstance(page[0], limen.Vm), state is limen.VmState(str(state)), page[0].labels)
+"""
+
+
 def test_a_subinterpreter_with_its_own_lock_is_refused() -> None:
     process = script(
         """
+        import sys
         try:
             import _interpreters as interpreters
         except ImportError:
             import _xxsubinterpreters as interpreters
-        import limen
-        code = "import limen; print(limen.Client('sim:///', ':memory:').health().store)"
-        print(interpreters.run_string(interpreters.create(), code))
-        """
+        exec(sys.argv[1])
+        print(interpreters.run_string(interpreters.create(), sys.argv[1]))
+        # This one is left to the end of the process.
+        left = interpreters.create()
+        print(interpreters.run_string(left, sys.argv[1]))
+        """,
+        IN_AN_INTERPRETER,
     )
     out, err = output_of(process)
     if sys.version_info >= (3, 12):
         assert "does not support loading in subinterpreters" in out + err
     else:
         # They all share the lock.
-        assert out == "True\nNone\n"
+        assert out == "True True {}\n" + "True True {}\nNone\n" * 2
 
 
 def test_the_import_brings_no_more_than_it_must() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,10 @@ def _opened(way: str, options: Mapping[str, Any]) -> _limen.Core:
 
 @atexit.register
 def _close_all() -> None:
+    # Of a sub-interpreter that nobody ended before the process: who gives Python's lock away now never
+    # gets it again. What is open is let go with its objects.
+    if sys.is_finalizing():
+        return
     for core in list(_cores):
         core.close()
 
