@@ -110,13 +110,3 @@ pub(crate) fn answer(result: Result<Reply, Failure>) -> Answer {
 pub(crate) fn json_of(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(value).map_err(|error| Error::internal(error).into())
 }
-
-/// The JSON of an object, `object`, and more members behind its own.
-pub(crate) fn with_members(object: &[u8], more: &serde_json::Value) -> Vec<u8> {
-    let more = more.to_string();
-    let mut json = Vec::with_capacity(object.len() + more.len());
-    json.extend_from_slice(object.strip_suffix(b"}").unwrap_or(object));
-    json.push(b',');
-    json.extend_from_slice(more.strip_prefix('{').unwrap_or(&more).as_bytes());
-    json
-}

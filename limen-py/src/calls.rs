@@ -17,11 +17,11 @@ use limen_core::{Context, Error, ErrorKind, Limen, Result, Secret};
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::answer::{Failure, Reply, json_of, with_members};
+use crate::answer::{Failure, Reply, json_of};
 use crate::open::{Embedded, Opened, Way};
 use crate::sim;
 use crate::streams::{self, Streams};
@@ -271,7 +271,10 @@ calls! { |call|
     };
     get_vm(id: VmId) => {
         let view = call.limen.get_vm(call.ctx, id).await?;
-        Ok(with_members(&view.json, &json!({ "etag": view.etag, "event": view.event })))
+        let mut told: Value = serde_json::from_slice(&view.json).map_err(Error::internal)?;
+        told["etag"] = json!(view.etag);
+        told["event"] = json!(view.event);
+        json_of(&told)
     };
     create_vm(create: CreateVm) => json_of(&call.limen.create_vm(call.ctx, create).await?);
     update_vm(id: VmId, update: UpdateVm, expected: Option<String>) => {

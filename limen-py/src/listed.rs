@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use limen_core::model::{ObservedSpec, Vm, VmSpec, VmState, VmStatus};
+use limen_core::model::{Vm, VmState, VmStatus};
 use limen_core::service::{ListedVm, VmPage};
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::PyAttributeError;
@@ -189,41 +189,24 @@ listed! { ListVm = "Vm", None;
     }
 }
 
-impl ListSpec {
-    fn spec(&self) -> Option<&VmSpec> {
-        self.0.vm().spec.as_ref()
-    }
+macro_rules! sized {
+    ($name:ident = $class:literal, $field:ident) => {
+        listed! { $name = $class, Some(stringify!($field));
+            #[getter]
+            fn vcpus(&self) -> Option<u32> {
+                self.0.vm().$field.as_ref().map(|spec| spec.vcpus)
+            }
+
+            #[getter]
+            fn memory_mib(&self) -> Option<u64> {
+                self.0.vm().$field.as_ref().map(|spec| spec.memory_mib)
+            }
+        }
+    };
 }
 
-listed! { ListSpec = "VmSpec", Some("spec");
-    #[getter]
-    fn vcpus(&self) -> Option<u32> {
-        self.spec().map(|spec| spec.vcpus)
-    }
-
-    #[getter]
-    fn memory_mib(&self) -> Option<u64> {
-        self.spec().map(|spec| spec.memory_mib)
-    }
-}
-
-impl ListObserved {
-    fn spec(&self) -> Option<&ObservedSpec> {
-        self.0.vm().observed_spec.as_ref()
-    }
-}
-
-listed! { ListObserved = "ObservedSpec", Some("observed_spec");
-    #[getter]
-    fn vcpus(&self) -> Option<u32> {
-        self.spec().map(|spec| spec.vcpus)
-    }
-
-    #[getter]
-    fn memory_mib(&self) -> Option<u64> {
-        self.spec().map(|spec| spec.memory_mib)
-    }
-}
+sized! { ListSpec = "VmSpec", spec }
+sized! { ListObserved = "ObservedSpec", observed_spec }
 
 impl ListStatus {
     fn status(&self) -> &VmStatus {

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 import limen
+from conftest import required
 
 
 def listed(client: limen.Client) -> list[limen.Vm]:
@@ -72,8 +73,9 @@ def test_they_are_what_json_makes_of_them(client: limen.Client) -> None:
     assert len({*vms}) == len(vms) and vms[0] != vms[1]
 
 
-@pytest.mark.skipif(not limen.has_libvirt(), reason="a build without libvirt, as it says of itself")
 def test_those_that_limen_did_not_make_too() -> None:
+    if not limen.has_libvirt():
+        required("libvirt-test", "this build has no libvirt")
     with limen.Client("test:///default", ":memory:") as client:
         while not len(page := client.list_vms()):
             pass

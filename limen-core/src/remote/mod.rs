@@ -43,15 +43,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// times at most.
 ///
 /// ```no_run
-/// # async fn run() -> limen_core::Result<()> {
+/// # async fn run(token: limen_core::Secret) -> limen_core::Result<()> {
 /// use std::time::Duration;
 ///
-/// use limen_core::Secret;
 /// use limen_core::model::{CreateVm, PageRequest};
 /// use limen_core::remote::Remote;
 /// use limen_core::service::VmQuery;
 ///
-/// let token = Secret::new(std::env::var("LIMEN_TOKEN").unwrap_or_default());
+/// // `token` is the secret of an API token.
 /// let limen = Remote::connect("https://limen.example")?.with_token(token);
 /// let operation = limen.create_vm(CreateVm::new("web-1", 2, 1024)).await?;
 /// limen.wait_operation(operation.id, Duration::from_secs(60)).await?;
